@@ -1,0 +1,24 @@
+"""Mistakes a user can make, apart from our own bugs.
+
+Each carries one complete message: what was given, what is allowed, the next step. Commands print it
+without a stack trace and exit with code 2. They are ordinary `ValueError`, `KeyError` or
+`FileNotFoundError` as well, so code that uses the package as a library can catch those.
+"""
+
+__all__ = ["ConfigError", "DatasetError", "UserError", "WeightsError"]
+
+
+class UserError(Exception):
+    """Base of the errors whose message is meant for the person at the keyboard."""
+
+
+class ConfigError(UserError, ValueError):
+    """A config key or argument has a value that is not allowed or does not fit another one."""
+
+
+class DatasetError(UserError, FileNotFoundError):
+    """A data set is not registered, not prepared, incomplete or damaged."""
+
+
+class WeightsError(UserError, FileNotFoundError):
+    """A weights file is missing, damaged, or does not fit the model."""

@@ -1,0 +1,103 @@
+"""Merges of the DeepFuse operation: maps of one size and width -> one map.
+
+Every merge takes a list whose first entry is the target. The plain sum is where all of them start
+(`concat` on request), so that a network fused by sums keeps its function when another merge takes
+their place, and learns from there.
+"""
+
+from collections.abc import Callable
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from detectron2.layers import Conv2d
+from torch import nn
+
+__all__ = ["MERGES", "ConcatMerge", "GatedMerge", "SumMerge", "WeightedSumMerge"]
+
+
+class SumMerge(nn.Module):
+    """``x_0 + x_1 + ...``: what FPN does."""
+
+    def __init__(self, channels: int, num_inputs: int, start_as_sum: bool = True):
+        super().__init__()
+
+    def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """List of (N, C, H, W) -> (N, C, H, W)."""
+        merged = xs[0]
+        for x in xs[1:]:
+            merged = merged + x
+        return merged
+
+
+class WeightedSumMerge(nn.Module):
+    """``sum_i w_i x_i`` with learned ``w = n * softmax(logits)``: non-negative, summing to n.
+
+    A weight per input as in BiFPN (arXiv 1911.09070, section 3.3, "softmax-based fusion"); scaled
+    by the number n of inputs, so that equal weights are the plain sum rather than the mean.
+    """
+
+    def __init__(self, channels: int, num_inputs: int, start_as_sum: bool = True):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_inputs))
+
+    def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """List of (N, C, H, W) -> (N, C, H, W)."""
+        weights = len(xs) * torch.softmax(self.logits, dim=0).to(xs[0].dtype)
+        merged = weights[0] * xs[0]
+        for weight, x in zip(weights[1:], xs[1:], strict=True):
+            merged = merged + weight * x
+        return merged
+
+
+class GatedMerge(nn.Module):
+    """``x_0 + sum_i g_i * x_i`` with ``g_i = 2 sigmoid(conv_i(x_0 + x_i))``, one gate a position.
+
+    The target decides, where it stands, how much of a source it takes: from nothing to twice. The
+    gates are 1 at the start. They have one channel: a gate per channel costs C times as much.
+    """
+
+    def __init__(self, channels: int, num_inputs: int, start_as_sum: bool = True):
+        super().__init__()
+        self.gates = nn.ModuleList(Conv2d(channels, 1, kernel_size=1) for _ in range(num_inputs - 1))
+        for gate in self.gates:
+            nn.init.zeros_(gate.weight)
+            nn.init.zeros_(gate.bias)
+
+    def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """List of (N, C, H, W) -> (N, C, H, W)."""
+        merged = xs[0]
+        for gate, x in zip(self.gates, xs[1:], strict=True):
+            merged = merged + 2 * torch.sigmoid(gate(xs[0] + x)) * x
+        return merged
+
+
+class ConcatMerge(nn.Module):
+    """``conv1x1(concat(x_0, x_1, ...))``.
+
+    Args:
+        start_as_sum: begin with identity matrices side by side, which is the plain sum; otherwise
+            with Xavier's initialisation.
+    """
+
+    def __init__(self, channels: int, num_inputs: int, start_as_sum: bool = True):
+        super().__init__()
+        self.conv = Conv2d(num_inputs * channels, channels, kernel_size=1)
+        if start_as_sum:
+            identities = torch.eye(channels).repeat(1, num_inputs)
+            self.conv.weight.data.copy_(identities[:, :, None, None])
+            nn.init.zeros_(self.conv.bias)
+        else:
+            weight_init.c2_xavier_fill(self.conv)
+
+    def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """List of (N, C, H, W) -> (N, C, H, W)."""
+        return self.conv(torch.cat(xs, dim=1))
+
+
+# Merge name (MODEL.DEEPFUSE.MERGE) -> builder(channels, num_inputs, start_as_sum)
+MERGES: dict[str, Callable[[int, int, bool], nn.Module]] = {
+    "sum": SumMerge,
+    "weighted_sum": WeightedSumMerge,
+    "gated": GatedMerge,
+    "concat": ConcatMerge,
+}

@@ -1,0 +1,5 @@
+"""Networks: backbones, necks, heads and meta-architectures, registered with detectron2."""
+
+from .neck import NECK_REGISTRY, DeepFuseFPN, build_neck_backbone
+
+__all__ = ["NECK_REGISTRY", "DeepFuseFPN", "build_neck_backbone"]

@@ -1,0 +1,12 @@
+"""Necks: features of a bottom-up network -> a pyramid of one width."""
+
+from . import fpn  # noqa: F401  (registers detectron2's FPN)
+from .build import NECK_REGISTRY, build_neck_backbone
+from .deepfuse_fpn import DeepFuseFPN, build_resnet_deepfuse_fpn_backbone
+
+__all__ = [
+    "NECK_REGISTRY",
+    "DeepFuseFPN",
+    "build_neck_backbone",
+    "build_resnet_deepfuse_fpn_backbone",
+]
