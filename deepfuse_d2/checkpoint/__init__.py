@@ -1,0 +1,5 @@
+"""Safe loading and saving of weights; conversion of public ones."""
+
+from .checkpointer import DeepFuseCheckpointer
+
+__all__ = ["DeepFuseCheckpointer"]
