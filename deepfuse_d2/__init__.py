@@ -1,0 +1,11 @@
+"""deepfuse_d2: feature fusion for segmentation with Detectron2.
+
+Importing the package registers its necks, backbones and data sets with detectron2; it reads no
+file and touches neither network nor GPU.
+"""
+
+from . import data, modeling  # noqa: F401  (imported for their registrations)
+from .config import add_deepfuse_config
+from .version import __version__
+
+__all__ = ["__version__", "add_deepfuse_config"]

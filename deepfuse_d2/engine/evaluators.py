@@ -1,0 +1,35 @@
+"""Which evaluator a data set gets: a table keyed by the ``evaluator_type`` of its metadata."""
+
+from collections.abc import Callable
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+
+from ..errors import ConfigError
+from ..evaluation import CityscapesInstanceEvaluator
+
+__all__ = ["EVALUATORS", "build_evaluator"]
+
+
+def _coco(dataset_name: str, output_dir: str) -> COCOEvaluator:
+    # The fast implementation is compiled code, which a detectron2 of python sources lacks.
+    return COCOEvaluator(dataset_name, output_dir=output_dir, use_fast_impl=False)
+
+
+# evaluator_type -> builder(dataset_name, output_dir)
+EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
+    "cityscapes_instance": CityscapesInstanceEvaluator,
+    "coco": _coco,
+}
+
+
+def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+    """Evaluator of `dataset_name`; what it writes goes to `output_dir`."""
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type not in EVALUATORS:
+        raise ConfigError(
+            f'The data set "{dataset_name}" of DATASETS.TEST has evaluator_type '
+            f"{evaluator_type!r} in its metadata; there are evaluators for {list(EVALUATORS)}. Set "
+            "one of them in the metadata, or add yours to deepfuse_d2.engine.evaluators.EVALUATORS."
+        )
+    return EVALUATORS[evaluator_type](dataset_name, output_dir)

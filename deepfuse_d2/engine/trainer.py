@@ -1,0 +1,91 @@
+"""detectron2's DefaultTrainer, on any device and any number of processes."""
+
+import logging
+import weakref
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, create_ddp_model
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import nn
+
+from ..checkpoint import DeepFuseCheckpointer
+from .evaluators import build_evaluator
+from .mixed_precision import build_step_trainer
+from .optimizer import build_optimizer
+
+__all__ = ["Trainer"]
+
+
+class Trainer(DefaultTrainer):
+    """A :class:`DefaultTrainer` that differs in what does not work off the shelf:
+
+    - several processes also train on CPUs (gloo);
+    - SOLVER.AMP also works on a CPU, in bfloat16, where the hardware has it;
+    - SOLVER.OPTIMIZER chooses the optimizer;
+    - checkpoints are read without executing them and written without losing the last;
+    - the evaluator comes from the table in evaluators.py.
+
+    Example:
+        >>> trainer = Trainer(cfg)
+        >>> trainer.resume_or_load(resume=False)
+        >>> results = trainer.train()
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # DefaultTrainer's own constructor puts CPU models on CUDA devices and asserts CUDA for AMP;
+        # this one takes the same steps in the same order.
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+
+        on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        model = create_ddp_model(
+            model,
+            broadcast_buffers=False,
+            device_ids=[comm.get_local_rank()] if on_gpu else None,
+        )
+        self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DeepFuseCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def train(self):
+        """Train to SOLVER.MAX_ITER.
+
+        Returns:
+            Results of the last evaluation, a nested dict; None off the main process.
+        """
+        super().train()
+        return getattr(self, "_last_eval_results", None) if comm.is_main_process() else None
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = build_model(cfg)
+        parameters = sum(p.numel() for p in model.parameters())
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        logger = logging.getLogger(__name__)
+        logger.debug("Model:\n%s", model)
+        logger.info(
+            "%s with %.2f M parameters, %.2f M of them trained, on %s",
+            type(model).__name__, parameters / 1e6, trained / 1e6, cfg.MODEL.DEVICE,
+        )  # fmt: skip
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(dataset_name, f"{cfg.OUTPUT_DIR}/inference/{dataset_name}")
