@@ -32,7 +32,7 @@ SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 VERSION = "0.7.2+a59f056"
 OFFICIAL = "git+https://github.com/facebookresearch/detectron2.git"
 MIN_PYTHON = (3, 10)
-# A fixed time stamp (the earliest a zip can hold) makes the repacked wheel the same bytes each time.
+# A fixed time stamp (the earliest a zip can hold): the repacked wheel is the same bytes each time.
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 METADATA = f"""\
@@ -133,13 +133,11 @@ def importable_version():
     Asked in a process of its own, in an empty folder, so that neither a half-imported module nor a
     folder named detectron2 beside us can mislead.
     """
+    script = "import detectron2, detectron2.layers; print(detectron2.__version__)"
     with tempfile.TemporaryDirectory() as empty:
         probe = subprocess.run(
-            [sys.executable, "-c", "import detectron2.layers as l, detectron2 as d; print(d.__version__)"],
-            capture_output=True,
-            text=True,
-            cwd=empty,
-        )  # fmt: skip
+            [sys.executable, "-c", script], capture_output=True, text=True, cwd=empty
+        )
     return probe.stdout.strip() if probe.returncode == 0 else None
 
 
@@ -148,8 +146,8 @@ def download(folder):
     pip("download", "--no-deps", "--only-binary=:all:", "--python-version", "3.10",
         "--implementation", "cp", "--abi", "none", "--platform", "any",
         "--dest", str(folder), REQUIREMENT, remedy=(
-            f"could not download {REQUIREMENT} from the package index. Check the network and pip's "
-            "index (`pip config list`), or fetch the wheel elsewhere and give it with --wheel FILE, "
+            f"could not download {REQUIREMENT} from the package index. Check the network and "
+            "pip's index (`pip config list`), or fetch the wheel elsewhere and give it with --wheel FILE, "
             "or build the official repository with --from-git."
         ))  # fmt: skip
     wheels = list(folder.glob("sal_detectron2-*.whl"))

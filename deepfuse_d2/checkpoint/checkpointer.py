@@ -51,7 +51,7 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Name the checkpoint that ``--resume`` takes; never leaves an empty or half-written tag."""
+        """Name the checkpoint that ``--resume`` takes, never leaving a half-written tag."""
         tag = os.path.join(self.save_dir, "last_checkpoint")
         with open(f"{tag}.partial", "w") as file:
             file.write(last_filename_basename)
@@ -133,8 +133,8 @@ def _check_all_have_a_place(weights: dict[str, torch.Tensor], model: nn.Module) 
     ]
     if odd:
         raise WeightsError(
-            f"{len(odd)} of the {len(weights)} tensors of a torchvision ResNet have no place in the "
-            f"model, e.g. {odd[0]} {tuple(weights[odd[0]].shape)}: its bottom-up network differs. "
+            f"{len(odd)} of the {len(weights)} tensors of a torchvision ResNet have no place in "
+            f"the model, e.g. {odd[0]} {tuple(weights[odd[0]].shape)}: its bottom-up network differs. "
             "Check MODEL.RESNETS.DEPTH (with RES2_OUT_CHANNELS 64 for 18 and 34, else 256), "
             "NUM_GROUPS, WIDTH_PER_GROUP, and that MODEL.NECK.BOTTOM_UP is a ResNet."
         )

@@ -70,6 +70,6 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise WeightsError(
                 f"{self._path} asks for {module}.{name}, which is no array and no plain container; "
                 "it was not loaded, because a pickle can run code. If you trust the file, load it "
-                "yourself and save its arrays: torch.save({name: torch.as_tensor(array)}, NEW_FILE)."
+                "yourself and save its arrays: torch.save({name: torch.as_tensor(array)}, FILE)."
             )
         return super().find_class(module, name)

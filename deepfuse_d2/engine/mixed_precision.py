@@ -53,7 +53,7 @@ def build_step_trainer(cfg: CfgNode, model, data_loader, optimizer) -> SimpleTra
     on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
     if on_cpu and (dtype is not torch.bfloat16 or not cpu_has_bfloat16()):
         logging.getLogger(__name__).warning(
-            "SOLVER.AMP is on, but on this CPU %s would be slower than float32; training in float32.",
+            "SOLVER.AMP is on, but %s is slower than float32 on this CPU; training in float32.",
             cfg.SOLVER.AMP.DTYPE,
         )
         return SimpleTrainer(model, data_loader, optimizer)

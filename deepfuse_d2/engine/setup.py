@@ -77,7 +77,7 @@ def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode
     if config_file:
         if not os.path.isfile(config_file):
             raise ConfigError(
-                f"The config file {config_file} does not exist (folder: {os.getcwd()}); see configs/."
+                f"Config file {config_file} does not exist (folder: {os.getcwd()}). See configs/."
             )
         with _config_errors(cfg, f"In {config_file}"):
             # The unsafe loader, detectron2's default, lets a yaml run code.

@@ -41,7 +41,7 @@ class DeepFuse(nn.Module):
         unit: "residual" or "bottleneck".
         depth: number of units; 0 is simple fusion.
         norm: normalisation inside the units and after the aligning convolutions; "" for none.
-        align: put a 1x1 convolution on every input. Without it, all inputs must have `out_channels`.
+        align: put a 1x1 convolution on every input; without it, all must have `out_channels`.
         skip: "merged" (y starts from m, for necks) or "target" (y starts from x_t, for insertion
             into a backbone; then the target must have `out_channels`).
         drop_path: probability to drop the deepen branch of a sample in training, in [0, 1).

@@ -58,7 +58,8 @@ class GatedMerge(nn.Module):
 
     def __init__(self, channels: int, num_inputs: int, start_as_sum: bool = True):
         super().__init__()
-        self.gates = nn.ModuleList(Conv2d(channels, 1, kernel_size=1) for _ in range(num_inputs - 1))
+        gates = [Conv2d(channels, 1, kernel_size=1) for _ in range(num_inputs - 1)]
+        self.gates = nn.ModuleList(gates)
         for gate in self.gates:
             nn.init.zeros_(gate.weight)
             nn.init.zeros_(gate.bias)

@@ -25,5 +25,6 @@ def get_norm(norm: str, channels: int) -> nn.Module | None:
         return detectron2.layers.get_norm(norm, channels)
     except KeyError as error:
         raise ValueError(
-            f'The norm "{norm}" is unknown; choose one of "", "BN", "SyncBN", "FrozenBN", "GN", "LN".'
+            f'The norm "{norm}" is unknown; choose one of "" (none), '
+            '"BN", "SyncBN", "FrozenBN", "GN", "LN".'
         ) from error

@@ -32,7 +32,7 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> C
 
 
 class ResidualUnit(nn.Module):
-    """Two rectified 3x3 convolutions (the residual convolution unit of RefineNet, arXiv 1611.06612).
+    """Two rectified 3x3 convolutions: the residual convolution unit of RefineNet (1611.06612).
 
     Args:
         channels: of the input and of the output.
@@ -62,8 +62,8 @@ class BottleneckUnit(nn.Module):
         super().__init__()
         if channels % reduction:
             raise ValueError(
-                f"A bottleneck unit divides its channels by {reduction}; {channels} channels do not "
-                f"divide. Choose a multiple of {reduction}, or the unit 'residual'."
+                f"A bottleneck unit divides its channels by {reduction}; {channels} channels do "
+                f"not divide. Choose a multiple of {reduction}, or the unit 'residual'."
             )
         middle = channels // reduction
         self.conv1 = _conv(channels, middle, 1, norm)
@@ -84,7 +84,7 @@ UNITS: dict[str, Callable[[int, str], nn.Module]] = {
 
 
 class Deepen(nn.Module):
-    """`depth` units in a row: ``h_1 = F_1(x)``, ``h_i = h_{i-1} + F_i(h_{i-1})``; returns ``h_depth``.
+    """Units in a row: ``h_1 = F_1(x)``, ``h_i = h_{i-1} + F_i(h_{i-1})``; returns ``h_depth``.
 
     The first unit has no shortcut here, because the fusion adds the result to its own skip: inside
     the whole ``skip + scale * deepen(m)`` every unit has exactly one.

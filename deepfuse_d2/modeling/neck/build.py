@@ -31,8 +31,6 @@ def look_up(registry: Registry, name: str, key: str):
 @BACKBONE_REGISTRY.register()
 def build_neck_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """MODEL.NECK.NAME on top of MODEL.NECK.BOTTOM_UP."""
-    bottom_up_builder = look_up(
-        BACKBONE_REGISTRY, cfg.MODEL.NECK.BOTTOM_UP, "MODEL.NECK.BOTTOM_UP"
-    )
+    bottom_up_builder = look_up(BACKBONE_REGISTRY, cfg.MODEL.NECK.BOTTOM_UP, "MODEL.NECK.BOTTOM_UP")
     neck_builder = look_up(NECK_REGISTRY, cfg.MODEL.NECK.NAME, "MODEL.NECK.NAME")
     return neck_builder(cfg, bottom_up_builder(cfg, input_shape))

@@ -5,6 +5,8 @@ the same weights give the same output bit for bit. With `zero_init`, every other
 family starts as that FPN too. Unlike detectron2's, maps may have odd sizes.
 """
 
+import itertools
+
 import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
@@ -157,7 +159,7 @@ def _check_features(in_features: list[str], shapes: dict[str, ShapeSpec]) -> Non
             "MODEL.RESNETS.OUT_FEATURES says what it gives."
         )
     strides = [shapes[f].stride for f in in_features]
-    doubling = all(b == 2 * a for a, b in zip(strides, strides[1:], strict=False))
+    doubling = all(b == 2 * a for a, b in itertools.pairwise(strides))
     if not doubling or strides[0] & (strides[0] - 1):
         raise ValueError(
             f"The neck's in_features {list(in_features)} have strides {strides}; each must be a "
