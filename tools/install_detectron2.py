@@ -147,8 +147,8 @@ def download(folder):
         "--implementation", "cp", "--abi", "none", "--platform", "any",
         "--dest", str(folder), REQUIREMENT, remedy=(
             f"could not download {REQUIREMENT} from the package index. Check the network and "
-            "pip's index (`pip config list`), or fetch the wheel elsewhere and give it with --wheel FILE, "
-            "or build the official repository with --from-git."
+            "pip's index (`pip config list`), or fetch the wheel elsewhere and give it with "
+            "--wheel FILE, or build the official repository with --from-git."
         ))  # fmt: skip
     wheels = list(folder.glob("sal_detectron2-*.whl"))
     if len(wheels) != 1:

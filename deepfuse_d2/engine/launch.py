@@ -35,7 +35,7 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
     available = torch.cuda.device_count()
     if 0 < available < args.num_gpus:
         raise ConfigError(
-            f"--num-gpus {args.num_gpus} was given; this machine has {available}, give at most that."
+            f"--num-gpus {args.num_gpus} was given; but this machine has {available}."
         )
     detectron2_launch(
         main,

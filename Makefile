@@ -1,0 +1,54 @@
+# make quickstart   everything from nothing to a trained, evaluated, drawn model
+# make test         the test suite
+# Every target does the set-up it needs. PYTHON=python3.11 chooses the interpreter.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+CONFIG := configs/MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick.yaml
+OUTPUT := output/MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick
+DATA   := $(or $(DETECTRON2_DATASETS),datasets)
+# Written last, so that an interrupted set-up starts over.
+READY  := $(VENV)/ready
+
+.DELETE_ON_ERROR:
+.PHONY: install quickstart test lint format clean
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt tools/install_detectron2.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "deepfuse_d2 needs python >= 3.10; give one with make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make environments; on Debian: apt-get install python3-venv"; exit 1; }
+	@rm -f $(READY)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python tools/install_detectron2.py
+	@touch $(READY)
+
+quickstart: $(READY)
+	$(BIN)/python datasets/prepare_minicity.py
+	$(BIN)/python train_net.py --config-file $(CONFIG) --resume OUTPUT_DIR $(OUTPUT)
+	$(BIN)/python tools/compare_predictions.py --config-file $(CONFIG) \
+		--weights $(OUTPUT)/model_final.pth --output $(OUTPUT)/predictions.png
+	@echo
+	@echo "Data set      $(DATA)/minicity"
+	@echo "Model         $(OUTPUT)/model_final.pth"
+	@echo "Results       $(OUTPUT)/metrics.json, $(OUTPUT)/inference/"
+	@echo "Predictions   $(OUTPUT)/predictions.png"
+
+test: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@echo "The report above is the result; nothing else was written."
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) output
