@@ -1,4 +1,4 @@
-"""Pictures of instances, drawn by detectron2's Visualizer, and sheets that put them side by side."""
+"""Pictures of instances, drawn by detectron2's Visualizer, and sheets of them."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw what a model finds beside the ground truth, as one PNG to judge at a glance.
 
-python tools/compare_predictions.py --config-file configs/... --weights model_final.pth --output FILE
+python tools/compare_predictions.py --config-file configs/... --weights FILE --output FILE.png
 """
 
 import argparse
