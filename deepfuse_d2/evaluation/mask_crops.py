@@ -1,0 +1,117 @@
+"""Instance masks, whatever their form, as small crops of the image.
+
+An instance covers a small part of a street scene, so an evaluator that looks at the crop alone does
+work proportional to the area of the masks instead of images x masks x pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+__all__ = ["MaskCrop", "crops_from_masks", "crops_from_rle"]
+
+# (top, left, crop): crop is a bool array (h, w) that lies at rows top..top + h and columns
+# left..left + w of the image. An empty mask has a crop of shape (0, 0).
+MaskCrop = tuple[int, int, np.ndarray]
+
+_EMPTY: MaskCrop = (0, 0, np.zeros((0, 0), dtype=bool))
+
+
+def crops_from_masks(masks: np.ndarray) -> Iterator[MaskCrop]:
+    """Crop full-image masks to their bounding boxes.
+
+    Args:
+        masks: bool or uint8 array (N, H, W); everything but 0 belongs to the mask.
+
+    Yields:
+        one :data:`MaskCrop` for each mask, a view of it.
+
+    Raises:
+        ValueError: the array is not (N, H, W), or neither bool nor uint8 (a soft mask has no
+            official threshold, so it is not ours to choose one).
+    """
+    if masks.ndim != 3 or masks.dtype not in (np.bool_, np.uint8):
+        raise ValueError(
+            f"masks are {masks.dtype} of shape {masks.shape}; expected bool or uint8 of shape "
+            "(N, H, W). Threshold soft masks first, for example `masks >= 0.5`."
+        )
+    if masks.dtype == np.uint8:
+        masks = masks != 0
+    for mask in masks:
+        rows = np.flatnonzero(mask.any(axis=1))
+        if not rows.size:
+            yield _EMPTY
+            continue
+        top, bottom = int(rows[0]), int(rows[-1]) + 1
+        columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+        left, right = int(columns[0]), int(columns[-1]) + 1
+        yield top, left, mask[top:bottom, left:right]
+
+
+def crops_from_rle(rles: Sequence[dict]) -> Iterator[MaskCrop]:
+    """Decode COCO run-length masks into the columns that they touch only.
+
+    Args:
+        rles: dicts ``{"size": [H, W], "counts": str | bytes | list[int]}`` as pycocotools and
+            detectron2 write them: runs in column-major order, background first. A list of counts
+            is the uncompressed form.
+
+    Yields:
+        one :data:`MaskCrop` for each mask.
+
+    Raises:
+        ValueError: the runs do not add up to H x W.
+    """
+    for rle in rles:
+        height, width = (int(side) for side in rle["size"])
+        counts = rle["counts"]
+        if isinstance(counts, (str, bytes)):
+            counts = _decompress_counts(counts)
+        counts = np.asarray(counts, dtype=np.int64)
+        edges = np.cumsum(counts)
+        total = int(edges[-1]) if edges.size else 0
+        if total != height * width or (counts < 0).any():
+            raise ValueError(
+                f"damaged COCO RLE: its runs cover {total} pixels, its size {[height, width]} "
+                f"needs {height * width}."
+            )
+        starts, stops = edges[0:-1:2], edges[1::2]  # foreground runs are the odd ones
+        filled = stops > starts
+        starts, stops = starts[filled], stops[filled]
+        if not starts.size:
+            yield _EMPTY
+            continue
+        left, right = int(starts[0]) // height, (int(stops[-1]) - 1) // height + 1
+        # +1 where a run starts and -1 where it stops: the running sum is the mask.
+        steps = np.zeros((right - left) * height + 1, dtype=np.int8)
+        steps[starts - left * height] += 1
+        steps[stops - left * height] -= 1
+        columns = np.cumsum(steps[:-1], dtype=np.int8).view(bool).reshape(right - left, height)
+        rows = np.flatnonzero(columns.any(axis=0))
+        top, bottom = int(rows[0]), int(rows[-1]) + 1
+        yield top, left, columns[:, top:bottom].T
+
+
+def _decompress_counts(text: str | bytes) -> np.ndarray:
+    """Return the run lengths that COCO's compressed string stands for.
+
+    Each character holds 5 bits of a number, low bits first; bit 5 says that more follow, bit 4 of
+    the last one is the sign. From the fourth number on, the difference to the number two places
+    before is stored.
+    """
+    if isinstance(text, str):
+        text = text.encode("ascii")
+    digits = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if not digits.size or digits[-1] & 0x20:
+        raise ValueError(f"damaged COCO RLE: its counts {text[-12:]!r} end within a number.")
+    ends = np.flatnonzero((digits & 0x20) == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    place = np.arange(digits.size) - np.repeat(starts, ends - starts + 1)
+    numbers = np.add.reduceat((digits & 0x1F) << (5 * place), starts)
+    negative = (digits[ends] & 0x10) != 0
+    numbers[negative] -= np.int64(1) << (5 * (ends - starts + 1)[negative])
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers

@@ -1,0 +1,102 @@
+"""Random frames to compare evaluators: small ones full of rare situations, large ones for speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+LABEL_OF = dict(zip(CLASSES, (24, 25, 26, 27, 28, 31, 32, 33), strict=True))
+STUFF = (7, 8, 11, 21, 23)
+VOID = (0, 1, 3, 4, 9, 29, 30)  # 29, 30: groups of caravans and trailers
+BESIDE = (29000, 30001)  # instances of labels that are ignored are not void to the official script
+
+
+@dataclass
+class Frame:
+    """Ground truth and N predictions of one image.
+
+    Attributes:
+        gt_map: (H, W) uint16 instance ids.
+        masks: (N, H, W) bool.
+        names: N class names.
+        scores: (N,) float32.
+    """
+
+    gt_map: np.ndarray
+    masks: np.ndarray
+    names: list[str]
+    scores: np.ndarray
+
+
+def random_case(seed: int, *, height: int = 64, width: int = 128) -> list[Frame]:
+    """Return one to four frames of a random taste: few or many classes, ties, empty frames."""
+    rng = np.random.default_rng(seed)
+    names = rng.permutation(CLASSES)[: rng.integers(1, 5)]
+    levels = rng.choice([2, 5, 1000])  # distinct scores: 2 makes nearly all of them equal
+    return [_random_frame(rng, names, levels, height, width) for _ in range(rng.integers(1, 5))]
+
+
+def _random_frame(
+    rng: np.random.Generator, names: np.ndarray, levels: int, height: int, width: int
+) -> Frame:
+    gt_map = np.full((height, width), rng.choice(STUFF), dtype=np.uint16)
+    for _ in range(rng.integers(0, 4)):
+        gt_map[_random_shape(rng, height, width, 60)] = rng.choice(STUFF + VOID + BESIDE)
+    shapes = []
+    if rng.random() < 0.9:
+        for number in range(rng.integers(1, 9)):
+            shape = _random_shape(rng, height, width, rng.choice([12, 30, 60]))
+            label = LABEL_OF[rng.choice(names)]
+            gt_map[shape] = label if rng.random() < 0.2 else label * 1000 + number
+            shapes.append((label, shape))
+    if rng.random() < 0.3:
+        gt_map[_random_shape(rng, height, width, 40)] = rng.choice(VOID)  # void that occludes
+
+    masks, pred_names = [], []
+    wanted = rng.integers(1, 10) if rng.random() < 0.9 else 0
+    for _ in range(wanted):
+        if shapes and rng.random() < 0.75:
+            label, shape = shapes[rng.integers(len(shapes))]
+            mask = shape if rng.random() < 0.3 else _jitter(rng, shape)
+            # as the camera sees it, or the whole object behind what occludes it
+            if rng.random() < 0.3:
+                ids = gt_map[shape]
+                mask = mask & (gt_map == np.bincount(ids).argmax() if ids.size else False)
+            name = next(n for n in CLASSES if LABEL_OF[n] == label)
+        else:
+            mask = _random_shape(rng, height, width, 60)
+            name = str(rng.choice(names))
+        if rng.random() < 0.1:
+            name = str(rng.choice(CLASSES))
+        if rng.random() < 0.05:
+            mask = np.zeros_like(mask)
+        for _ in range(1 + (rng.random() < 0.2)):  # the same mask twice
+            masks.append(mask)
+            pred_names.append(name)
+    scores = (rng.integers(1, levels + 1, len(masks)) / levels).astype(np.float32)
+    stacked = np.array(masks, dtype=bool).reshape(-1, height, width)
+    return Frame(gt_map, stacked, pred_names, scores)
+
+
+def _random_shape(rng: np.random.Generator, height: int, width: int, largest: int) -> np.ndarray:
+    """Return a rectangle or an ellipse as a bool mask (height, width)."""
+    h, w = rng.integers(3, min(largest, height) + 1), rng.integers(3, min(largest, width) + 1)
+    top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+    mask = np.zeros((height, width), dtype=bool)
+    if rng.random() < 0.5:
+        mask[top : top + h, left : left + w] = True
+    else:
+        y, x = np.ogrid[:h, :w]
+        inside = ((y + 0.5) / h - 0.5) ** 2 + ((x + 0.5) / w - 0.5) ** 2 <= 0.25
+        mask[top : top + h, left : left + w] = inside
+    return mask
+
+
+def _jitter(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    """Shift a mask by a few pixels and cut a piece off at times."""
+    moved = np.roll(mask, tuple(rng.integers(-3, 4, 2)), axis=(0, 1))
+    if rng.random() < 0.3:
+        moved[: rng.integers(0, mask.shape[0])] = False
+    return moved

@@ -1,0 +1,97 @@
+"""Run the official Cityscapes instance evaluation on a current NumPy.
+
+cityscapesScripts 2.3.0 stops on NumPy >= 2.3 (``np.in1d`` is gone, ``json`` refuses ``np.int64``),
+writes ``matches.json`` into the working directory, and stops with an IndexError when all
+predictions of a class with ground truth are ignored (its issue 89). :func:`runnable` repairs
+exactly that, for as long as it is entered, and leaves NumPy itself alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .cases import Frame
+
+
+class _NumpyOfScript:
+    """NumPy as the script expects it."""
+
+    in1d = staticmethod(np.isin)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(np, name)
+
+    @staticmethod
+    def cumsum(values: np.ndarray) -> np.ndarray:
+        # Issue 89: the script reads the last element of this sum. A 0 there is the number of true
+        # examples, and its own formula then goes on to the end point of the curve: AP 0.
+        return np.cumsum(values) if len(values) else np.zeros(1)
+
+
+@contextmanager
+def runnable(folder: Path) -> Iterator[object]:
+    """Yield the script as a module that runs; what it writes goes into ``folder``."""
+    import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as script
+
+    def write_json(content: dict, path: str) -> None:
+        with open(os.path.join(folder, path), "w") as file:  # an absolute path stays
+            file.write(json.dumps(content, default=int, sort_keys=True, indent=4))
+
+    changed = {"np": _NumpyOfScript(), "writeDict2JSON": write_json}
+    original = {name: getattr(script, name) for name in changed}
+    original_args = dict(vars(script.args))
+    try:
+        vars(script).update(changed)
+        script.args.quiet = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # mean of nothing: all classes nan
+            yield script
+    finally:
+        vars(script).update(original)
+        vars(script.args).clear()
+        vars(script.args).update(original_args)
+
+
+def official_results(frames: Sequence[Frame], folder: Path) -> tuple[dict[str, float], np.ndarray]:
+    """Evaluate frames by the official script, by way of the files that detectron2 writes.
+
+    Returns:
+        AP, AP50 and both of each class in percent, and the matrix (classes, overlaps) in 0 .. 1.
+    """
+    from cityscapesscripts.helpers.labels import name2label
+
+    ground_truths, predictions = [], []
+    for number, frame in enumerate(frames):
+        gt_file = folder / f"city_{number:06d}_000019_gtFine_instanceIds.png"
+        Image.fromarray(frame.gt_map.astype(np.uint16)).save(gt_file)
+        ground_truths.append(str(gt_file))
+        text_file = folder / f"city_{number:06d}_000019_leftImg8bit_pred.txt"
+        lines = []
+        for index, (mask, name, score) in enumerate(
+            zip(frame.masks, frame.names, frame.scores, strict=True)
+        ):
+            png = f"{number}_{index}_{name}.png"
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / png)
+            lines.append(f"{png} {name2label[name].id} {float(score)}\n")
+        text_file.write_text("".join(lines))
+        predictions.append(str(text_file))
+
+    with runnable(folder) as script:
+        script.args.predictionPath = str(folder)
+        script.args.gtInstancesFile = str(folder / "gtInstances.json")
+        script.args.JSONOutput = False
+        result = script.evaluateImgLists(predictions, ground_truths, script.args)
+    averages = result["averages"]
+    flat = {"AP": averages["allAp"], "AP50": averages["allAp50%"]}
+    for name, values in averages["classes"].items():
+        flat[f"AP-{name}"], flat[f"AP50-{name}"] = values["ap"], values["ap50%"]
+    flat = {key: 100.0 * float(value) for key, value in flat.items()}
+    return flat, np.array(result["resultApMatrix"])[0]
