@@ -4,13 +4,15 @@ Detectron2 registers `cityscapes_*` names of its own on import. They are taken o
 familiar names load through our loader on every version of detectron2.
 """
 
+import functools
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
-from .catalog import datasets_root
+from .catalog import datasets_root, register_dataset
 from .cityscapes import register_cityscapes_layout
 from .cityscapes_layout import layout_folders
+from .pennfudan import PENNFUDAN_METADATA, load_pennfudan
 
 __all__ = ["register_all"]
 
@@ -36,6 +38,9 @@ def register_all() -> None:
             _register(f"minicity_fine_{task}_{split}", "minicity", split, task)
         for split in ("train", "val", "test"):
             _register(f"cityscapes_fine_{task}_{split}", "cityscapes", split, task)
+    for split in ("train", "val"):
+        load = functools.partial(_load_pennfudan, split)
+        register_dataset(f"pennfudan_{split}", load, PENNFUDAN_METADATA, replace=True)
 
 
 def _register(name: str, folder: str, split: str, task: str) -> None:
@@ -56,3 +61,7 @@ def _minicity_root() -> Path:
     root = datasets_root() / "minicity"
     ensure_minicity(root)
     return root
+
+
+def _load_pennfudan(split: str) -> list[dict]:
+    return load_pennfudan(datasets_root() / "PennFudanPed", split)

@@ -33,6 +33,7 @@ _FOLDER = ".deepfuse_cache"
 
 # Starting processes costs some seconds each, since they import torch: worth it from here on.
 _SECONDS_WORTH_PROCESSES = 20.0
+_FRAMES_TO_DECIDE = 8
 _FRAMES_PER_CHUNK = 8
 
 
@@ -50,7 +51,8 @@ class Frame(NamedTuple):
 def cache_folder(root: str | os.PathLike) -> Path | None:
     """Returns a writable folder for what is derived from the data set at `root`.
 
-    It is `<root>/.deepfuse_cache`; where the data set is read-only, a folder for this root below
+    It is `<root>/.deepfuse_cache`; where the data set is read-only (also when it is only marked so
+    and root may write all the same), a folder for this root below
     `$XDG_CACHE_HOME/deepfuse_d2` (by default `~/.cache/deepfuse_d2`); `None` if neither can be
     written.
     """
@@ -60,6 +62,8 @@ def cache_folder(root: str | os.PathLike) -> Path | None:
     own = Path(os.path.expanduser(home)) / "deepfuse_d2" / f"{root.name}-{digest}"
     for folder in (root / _FOLDER, own):
         with contextlib.suppress(OSError):
+            if folder.parent == root and not root.stat().st_mode & 0o222:
+                continue
             folder.mkdir(parents=folder is own, exist_ok=True)
             # permissions alone do not tell for a read-only mount or a full quota
             with tempfile.TemporaryFile(dir=folder):
@@ -216,7 +220,9 @@ def _parse_all(
     from tqdm import tqdm
 
     # a short run shows no bar
-    with tqdm(total=len(frames), desc="Parsing labels", unit="frame", delay=3.0) as bar:
+    with tqdm(
+        total=len(frames), desc="Parsing labels", unit="frame", delay=3.0, mininterval=1.0
+    ) as bar:
         for value in _parse_in_best_way(parse, frames, workers):
             bar.update()
             yield value
@@ -232,7 +238,8 @@ def _parse_in_best_way(parse, frames, workers) -> Iterator[Any]:
     while done < len(frames):
         left = len(frames) - done
         seconds_left = (time.monotonic() - start) / max(done, 1) * left
-        if workers > 1 and (not decide or (done and seconds_left > _SECONDS_WORTH_PROCESSES)):
+        slow = done >= _FRAMES_TO_DECIDE and seconds_left > _SECONDS_WORTH_PROCESSES
+        if workers > 1 and (slow or not decide):
             workers_now, workers = workers, 0  # tried once
             for value in _parse_in_processes(parse, frames[done:], workers_now):
                 done += 1
