@@ -72,7 +72,8 @@ def find_images(inputs: list[Path]) -> list[tuple[Path, str]]:
             raise UserError(f"{path} is neither a file nor a folder.")
     if not paths:
         raise UserError(
-            f"no images in {', '.join(map(str, inputs))}; they end in {', '.join(sorted(SUFFIXES))}."
+            f"no images in {', '.join(map(str, inputs))}; an image ends in one of "
+            f"{', '.join(sorted(SUFFIXES))}."
         )
     names: dict[str, int] = {}
     images = []

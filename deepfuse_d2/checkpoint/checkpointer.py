@@ -50,6 +50,15 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
                 os.remove(partial)
         self.tag_last_checkpoint(f"{name}.pth")
 
+    def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
+        """Load `path` (a file or URL) into the model; "" loads nothing."""
+        if path and "://" not in path and not os.path.isfile(path.split("?")[0]):
+            raise WeightsError(
+                f"The weights file {path} does not exist (folder: {os.getcwd()}). Give an existing "
+                "file with MODEL.WEIGHTS, or an empty string to start from random weights."
+            )
+        return super().load(path, *args, **kwargs)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that ``--resume`` takes, never leaving a half-written tag."""
         tag = os.path.join(self.save_dir, "last_checkpoint")
@@ -58,11 +67,6 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
         os.replace(f"{tag}.partial", tag)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if not os.path.isfile(filename):
-            raise WeightsError(
-                f"The weights file {filename} does not exist (folder: {os.getcwd()}). Give an "
-                "existing file with MODEL.WEIGHTS, or an empty string to start from scratch."
-            )
         if filename.endswith(".pkl"):
             return _name_zoo_pickle(load_pickle_of_arrays(filename))
         loaded = load_torch(filename)

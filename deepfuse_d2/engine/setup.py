@@ -141,15 +141,18 @@ def _config_errors(cfg: CfgNode, where: str):
     """yacs' errors with the place, and for an unknown key the keys that look like it."""
     try:
         yield
-    except KeyError as error:
+    except (KeyError, AssertionError) as error:
+        # yacs says "Non-existent [config] key: X"
         message = str(error.args[0])
-        key = message.rsplit(": ", 1)[-1]
+        key = message.rsplit("key: ", 1)[-1]
+        if key == message:
+            raise ConfigError(f"{where}: {message}") from error
         near = difflib.get_close_matches(key, _all_keys(cfg), n=4, cutoff=0.5)
         hint = f" Did you mean: {', '.join(near)}?" if near else ""
         raise ConfigError(f"{where}: unknown config key {key}.{hint}") from error
     except FileNotFoundError as error:
         raise ConfigError(f"{where}: {error.filename} does not exist (_BASE_?).") from error
-    except (ValueError, AssertionError, SyntaxError, yaml.YAMLError) as error:
+    except (ValueError, SyntaxError, yaml.YAMLError) as error:
         raise ConfigError(f"{where}: {error}") from error
 
 

@@ -1,6 +1,6 @@
 """Cityscapes instance AP as a detectron2 evaluator: in memory, any number of processes.
 
-The figures are those of the official script (see :mod:`.instance_matching` for the rules). It
+The figures are those of the official script (see :mod:`.instance_ap` for the rules). It
 differs from detectron2's evaluator of the same name in its means: each image is reduced to a small
 match record at once, so there is no PNG a mask, no temporary folder that all machines must share,
 and no work that waits for the end.
@@ -8,9 +8,7 @@ and no work that waits for the end.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -21,8 +19,10 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from . import instance_matching as matching
-from .mask_crops import MaskCrop, crops_from_masks, crops_from_rle
+from . import instance_ap
+from .files import read_instance_ids, write_json
+from .instance_matching import ImageMatches, match
+from .mask_crops import MaskCrop, crops_from_masks, crops_from_rle, crops_from_unpasted
 
 __all__ = ["CityscapesInstanceEvaluator"]
 
@@ -36,9 +36,11 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
 
     ``process`` takes inputs with ``file_name`` (and ``instance_file_name``, the instance-id PNG;
     looked up in the data set where absent) and outputs ``{"instances": Instances}`` at the size of
-    the ground truth with ``scores``, ``pred_classes`` and masks in one of two forms:
+    the ground truth with ``scores``, ``pred_classes`` and masks in one of three forms:
 
     - ``pred_masks``: bool tensor (N, H, W);
+    - ``pred_masks``: float tensor (N, 1, M, M) as the mask head leaves them, with ``pred_boxes`` in
+      pixels of the original image: pasted into their boxes only, for the same result at less cost;
     - ``pred_masks_rle``: list of N COCO RLE dicts.
 
     ``evaluate`` returns ``{"segm": {"AP", "AP50", "AP-person", "AP50-person", ..}}`` in percent,
@@ -83,7 +85,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._records: dict[str, matching.ImageMatches] = {}
+        self._records: dict[str, ImageMatches] = {}
         self._undefined_scores = 0
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -97,7 +99,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
             image = os.path.abspath(entry["file_name"])
             if image in self._records:
                 continue
-            gt_map = _read_instance_ids(self._gt_file(entry), image)
+            gt_map = read_instance_ids(self._gt_file(entry), image)
             instances = output.get("instances")
             if instances is None:
                 instances = Instances(gt_map.shape, pred_masks_rle=[], scores=[], pred_classes=[])
@@ -107,7 +109,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
             undefined = np.isnan(scores)
             self._undefined_scores += int(undefined.sum())
             labels[undefined[: len(labels)].nonzero()] = -1
-            self._records[image] = matching.match(
+            self._records[image] = match(
                 image,
                 gt_map,
                 crops,
@@ -129,14 +131,14 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
             gathered = comm.gather(gathered[0])
             if not comm.is_main_process():
                 return {}
-        merged: dict[str, matching.ImageMatches] = {}
+        merged: dict[str, ImageMatches] = {}
         for records, _ in reversed(gathered):
             merged.update(records)  # the lowest rank last, so that its record stays
         records = [merged[image] for image in sorted(merged)]
 
-        ap = matching.accumulate(records, self._labels)
-        at_50 = [matching.outcomes(records, label, 0.5) for label in self._labels]
-        results = matching.average(ap, self._names)
+        ap = instance_ap.accumulate(records, self._labels)
+        at_50 = [instance_ap.outcomes(records, label, 0.5) for label in self._labels]
+        results = instance_ap.average(ap, self._names)
         self._warn(records, at_50, sum(undefined for _, undefined in gathered))
         logger.info(
             "Instance AP on %d images of %s:\n%s",
@@ -149,7 +151,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
                 "dataset": self._dataset_name,
                 "images": len(records),
                 "segm": results,
-                "overlaps": matching.OVERLAPS.tolist(),
+                "overlaps": instance_ap.OVERLAPS.tolist(),
                 "classes": {
                     name: {
                         "targets": outcome.targets,
@@ -159,7 +161,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
                     for name, outcome, row in zip(self._names, at_50, 100.0 * ap, strict=True)
                 },
             }
-            _write_json(report, os.path.join(self._output_dir, RESULTS_FILE))
+            write_json(report, os.path.join(self._output_dir, RESULTS_FILE))
         return OrderedDict(segm=results)
 
     def _gt_file(self, entry: dict) -> str:
@@ -198,8 +200,8 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
 
     def _warn(
         self,
-        records: list[matching.ImageMatches],
-        at_50: list[matching.Outcomes],
+        records: list[ImageMatches],
+        at_50: list[instance_ap.Outcomes],
         undefined_scores: int,
     ) -> None:
         """Say aloud what makes the figures meaningless or surprising."""
@@ -220,7 +222,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
                 "%d pixels: all figures are nan.",
                 len(records),
                 name,
-                matching.MIN_AREA,
+                instance_ap.MIN_AREA,
             )
         if not any(outcome.predictions for outcome in at_50):
             logger.warning(
@@ -234,10 +236,10 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
                 "Every prediction on %s is ignored: all lie on void, groups or instances under "
                 "%d pixels.",
                 name,
-                matching.MIN_AREA,
+                instance_ap.MIN_AREA,
             )
 
-    def _table(self, results: dict[str, float], at_50: list[matching.Outcomes]) -> str:
+    def _table(self, results: dict[str, float], at_50: list[instance_ap.Outcomes]) -> str:
         from tabulate import tabulate
 
         rows = [
@@ -270,36 +272,16 @@ def _warn_of_class_names(dataset_name: str, given: list[str], known: list[str]) 
         )
 
 
-def _read_instance_ids(path: str, image: str) -> np.ndarray:
-    """Return the (H, W) instance ids of a PNG."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as png:
-            ids = np.asarray(png)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"Ground truth {path} of image {image} is not there; prepare the data set again or "
-            "check DETECTRON2_DATASETS."
-        ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(
-            f"Ground truth {path} of image {image} cannot be read ({error}); copy or make it again."
-        ) from error
-    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(
-            f"Ground truth {path} of image {image} is {ids.dtype} of shape {ids.shape}; expected a "
-            "PNG of instance ids with one 16-bit channel."
-        )
-    return ids
-
-
 def _crops(instances: Instances, shape: tuple[int, int], image: str) -> Iterator[MaskCrop]:
     """Return the crops of the predicted masks, after a check of their size and form."""
     if instances.has("pred_masks"):
-        masks = np.asarray(instances.pred_masks)
-        sizes = {masks.shape[1:]}
-        crops = crops_from_masks(masks)
+        masks = instances.pred_masks
+        if masks.ndim == 4 and instances.has("pred_boxes"):
+            sizes = {tuple(instances.image_size)}
+            crops = crops_from_unpasted(masks, instances.pred_boxes.tensor, shape)
+        else:
+            sizes = {tuple(masks.shape[1:])}
+            crops = crops_from_masks(np.asarray(masks))
     elif instances.has("pred_masks_rle"):
         rles = instances.pred_masks_rle
         sizes = {tuple(int(side) for side in rle["size"]) for rle in rles}
@@ -321,20 +303,3 @@ def _crops(instances: Instances, shape: tuple[int, int], image: str) -> Iterator
 def _as_array(values: object, dtype: type) -> np.ndarray:
     values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
     return np.asarray(values, dtype=dtype)
-
-
-def _write_json(report: dict, path: str) -> None:
-    """Write nan as null (JSON has no nan), under a temporary name first: never half a file."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(_nan_to_none(report), file, indent=2, allow_nan=False)
-    os.replace(temporary, path)
-
-
-def _nan_to_none(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _nan_to_none(x) for key, x in value.items()}
-    if isinstance(value, list):
-        return [_nan_to_none(x) for x in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

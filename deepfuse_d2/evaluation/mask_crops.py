@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
-__all__ = ["MaskCrop", "crops_from_masks", "crops_from_rle"]
+__all__ = ["MaskCrop", "crops_from_masks", "crops_from_rle", "crops_from_unpasted"]
 
 # (top, left, crop): crop is a bool array (h, w) that lies at rows top..top + h and columns
 # left..left + w of the image. An empty mask has a crop of shape (0, 0).
@@ -92,6 +94,42 @@ def crops_from_rle(rles: Sequence[dict]) -> Iterator[MaskCrop]:
         rows = np.flatnonzero(columns.any(axis=0))
         top, bottom = int(rows[0]), int(rows[-1]) + 1
         yield top, left, columns[:, top:bottom].T
+
+
+def crops_from_unpasted(
+    masks: torch.Tensor, boxes: torch.Tensor, shape: tuple[int, int], *, threshold: float = 0.5
+) -> Iterator[MaskCrop]:
+    """Paste the masks of a mask head into their boxes, and nowhere else.
+
+    The crops hold the same bits as detectron2's ``paste_masks_in_image`` on a CPU, which samples the
+    same points in the same way, then spreads them over an image for each mask.
+
+    Args:
+        masks: (N, 1, M, M) probabilities on the CPU.
+        boxes: (N, 4) corners x0, y0, x1, y1 in pixels of the image.
+        shape: (height, width) of the image.
+        threshold: a pixel belongs to the mask from this probability on.
+
+    Yields:
+        one :data:`MaskCrop` for each mask; its border may be empty.
+    """
+    height, width = shape
+    for mask, box in zip(masks, boxes, strict=True):
+        # One pixel beyond the box: grid_sample fades to 0 over half a cell of the mask outside it.
+        left, top = (int(side) for side in (box[:2].floor() - 1).clamp(min=0))
+        right = int((box[2].ceil() + 1).clamp(max=width))
+        bottom = int((box[3].ceil() + 1).clamp(max=height))
+        if left >= right or top >= bottom:
+            yield _EMPTY
+            continue
+        # Pixel centres in coordinates where the box spans -1 .. 1.
+        x = torch.arange(left, right, dtype=torch.float32) + 0.5
+        y = torch.arange(top, bottom, dtype=torch.float32) + 0.5
+        x = (x - box[0]) / (box[2] - box[0]) * 2 - 1
+        y = (y - box[1]) / (box[3] - box[1]) * 2 - 1
+        grid = torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=2)
+        inside = F.grid_sample(mask[None], grid[None].to(mask.dtype), align_corners=False)
+        yield top, left, (inside[0, 0] >= threshold).numpy()
 
 
 def _decompress_counts(text: str | bytes) -> np.ndarray:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Instances
+from detectron2.layers import paste_masks_in_image
+from detectron2.structures import BitMasks, Instances
 from evaluation_oracle.cases import CLASSES, random_case
 from evaluation_oracle.official import runnable
 from PIL import Image
@@ -114,6 +115,26 @@ def test_run_length_masks_give_the_same_figures(dataset):
     frames, dicts, _ = dataset
     expected = _evaluate(dicts, [_output(frame) for frame in frames])
     assert _same(_evaluate(dicts, [_output(frame, "rle") for frame in frames]), expected)
+
+
+def test_unpasted_masks_give_the_figures_of_pasted_ones(dataset):
+    frames, dicts, _ = dataset
+    generator = torch.Generator().manual_seed(0)
+    pasted, unpasted = [], []
+    for frame in frames:
+        instances = _output(frame)["instances"]
+        boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+        shape = (len(instances), 1, 28, 28)
+        soft = (torch.rand(shape, generator=generator) * 0.6 + 0.45).clamp(max=1)
+        instances.remove("pred_masks")
+        instances.pred_boxes, instances.pred_masks = boxes, soft
+        unpasted.append({"instances": instances})
+        instances = Instances(instances.image_size, **instances.get_fields())
+        instances.pred_masks = paste_masks_in_image(soft[:, 0], boxes, frame.gt_map.shape).bool()
+        pasted.append({"instances": instances})
+    expected = _evaluate(dicts, pasted)
+    assert expected["AP50"] > 0
+    assert _same(_evaluate(dicts, unpasted), expected)
 
 
 def test_keys_are_the_same_whatever_was_evaluated(dataset):

@@ -7,7 +7,8 @@ import pytest
 from evaluation_oracle.cases import CLASSES, LABEL_OF, random_case
 from evaluation_oracle.official import official_results
 
-from deepfuse_d2.evaluation import instance_matching as matching
+from deepfuse_d2.evaluation import instance_ap
+from deepfuse_d2.evaluation.instance_matching import label_of, match
 from deepfuse_d2.evaluation.mask_crops import crops_from_masks
 
 CASES = 240
@@ -17,7 +18,7 @@ def _records(frames):
     from cityscapesscripts.helpers.labels import labels
 
     return [
-        matching.match(
+        match(
             str(number),
             frame.gt_map,
             crops_from_masks(frame.masks),
@@ -34,9 +35,9 @@ def _records(frames):
 def test_every_figure_equals_that_of_the_official_script(seed, tmp_path):
     frames = random_case(seed)
     expected, expected_matrix = official_results(frames, tmp_path)
-    matrix = matching.accumulate(_records(frames), list(LABEL_OF.values()))
+    matrix = instance_ap.accumulate(_records(frames), list(LABEL_OF.values()))
     np.testing.assert_allclose(matrix, expected_matrix, rtol=0, atol=1e-9)
-    result = matching.average(matrix, CLASSES)
+    result = instance_ap.average(matrix, CLASSES)
     assert list(result) == list(expected)
     np.testing.assert_allclose(list(result.values()), list(expected.values()), rtol=0, atol=1e-9)
 
@@ -48,10 +49,10 @@ def test_the_random_cases_hold_all_rare_situations():
         records = _records(frames)
         for record, frame in zip(records, frames, strict=True):
             is_group = record.gt_ids < 1000
-            is_small = record.gt_areas < matching.MIN_AREA
+            is_small = record.gt_areas < instance_ap.MIN_AREA
             union = record.gt_areas[record.pair_gt] + record.pred_areas[record.pair_pred]
             iou = record.pair_pixels / (union - record.pair_pixels)
-            gt_labels = matching.label_of(record.gt_ids)
+            gt_labels = label_of(record.gt_ids)
             same = gt_labels[record.pair_gt] == record.pred_labels[record.pair_pred]
             hits = np.bincount(record.pair_gt[same & (iou > 0.5)], minlength=1)
             seen["group"] += is_group.any()
@@ -59,14 +60,14 @@ def test_the_random_cases_hold_all_rare_situations():
             seen["small group"] += (is_group & is_small).any()
             seen["void overlap"] += record.pred_void.any()
             seen["several predictions on one instance"] += hits.max() > 1
-            seen["overlap equal to a threshold"] += np.isin(iou[same], matching.OVERLAPS).any()
+            seen["overlap equal to a threshold"] += np.isin(iou[same], instance_ap.OVERLAPS).any()
             seen["equal scores"] += len(set(record.pred_scores)) < len(record.pred_scores)
             seen["empty mask"] += len(record.pred_scores) < len(frame.names)
             seen["image without ground truth"] += not record.gt_ids.size
             seen["image without predictions"] += not record.pred_scores.size
             seen["image without either"] += not record.gt_ids.size + record.pred_scores.size
         for label in LABEL_OF.values():
-            outcome = matching.outcomes(records, label, 0.5)
+            outcome = instance_ap.outcomes(records, label, 0.5)
             has_gt, has_pred = outcome.targets > 0, outcome.predictions > 0
             seen["class without ground truth"] += has_pred and not has_gt
             seen["class without predictions"] += has_gt and not has_pred

@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
+import torch
+from detectron2.layers import paste_masks_in_image
 from pycocotools import mask as coco_mask
 
-from deepfuse_d2.evaluation.mask_crops import crops_from_masks, crops_from_rle
+from deepfuse_d2.evaluation.mask_crops import (
+    crops_from_masks,
+    crops_from_rle,
+    crops_from_unpasted,
+)
 
 
 def _paste(crop, shape):
@@ -50,6 +56,30 @@ def test_long_runs_of_a_large_mask_decode_exactly():
     mask[3, 5] = mask[700:, 1500:] = 1
     (crop,) = crops_from_rle([coco_mask.encode(np.asfortranarray(mask))])
     np.testing.assert_array_equal(_paste(crop, mask.shape), mask)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_unpasted_masks_give_the_bits_of_detectron2s_paste(seed):
+    generator = torch.Generator().manual_seed(seed)
+    count, height, width = 60, 97, 131
+    masks = torch.rand(count, 1, 28, 28, generator=generator)
+    masks[:20] = (masks[:20] > 0.4).float()
+    sides = torch.exp(torch.rand(count, 2, generator=generator) * 5)  # 1 .. 148 pixels
+    centres = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
+    boxes = torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
+    boxes[10:, 0::2] = boxes[10:, 0::2].clamp(0, width)  # the first ten reach out of the image
+    boxes[10:, 1::2] = boxes[10:, 1::2].clamp(0, height)
+    boxes[30:40] = boxes[30:40].round()
+    pasted = paste_masks_in_image(masks[:, 0], boxes, (height, width)).numpy()
+    crops = crops_from_unpasted(masks, boxes, (height, width))
+    for crop, expected in zip(crops, pasted, strict=True):
+        np.testing.assert_array_equal(_paste(crop, (height, width)), expected)
+
+
+def test_an_unpasted_mask_outside_the_image_is_empty():
+    boxes = torch.tensor([[50.0, 2.0, 60.0, 8.0]])
+    (crop,) = crops_from_unpasted(torch.ones(1, 1, 28, 28), boxes, (20, 20))
+    assert crop[2].size == 0
 
 
 def test_soft_masks_are_refused_with_the_remedy():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from deepfuse_d2.evaluation import instance_matching as matching
+from deepfuse_d2.evaluation import instance_ap
+from deepfuse_d2.evaluation.instance_matching import match
 from deepfuse_d2.evaluation.mask_crops import crops_from_masks
 
 PERSON, CAR = 24, 26
@@ -28,7 +29,7 @@ def _match(ground_truth, predictions, image="a"):
     for instance_id, mask in ground_truth.items():
         gt_map[mask] = instance_id
     masks = np.array([mask for mask, _, _ in predictions], dtype=bool).reshape(-1, *SIZE)
-    return matching.match(
+    return match(
         image,
         gt_map,
         crops_from_masks(masks),
@@ -40,7 +41,7 @@ def _match(ground_truth, predictions, image="a"):
 
 
 def _ap(*records, label=CAR):
-    return matching.accumulate(records, [label])[0]
+    return instance_ap.accumulate(records, [label])[0]
 
 
 def test_a_perfect_prediction_has_ap_1_at_every_overlap():
@@ -60,7 +61,7 @@ def test_further_matches_of_a_target_are_false_whatever_their_order():
     predictions = [(LEFT, CAR, 0.5), (LEFT, CAR, 0.9), (LEFT, CAR, 0.7)]
     for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
         record = _match({26001: LEFT}, [predictions[i] for i in order])
-        outcome = matching.outcomes([record], CAR, 0.5)
+        outcome = instance_ap.outcomes([record], CAR, 0.5)
         assert sorted(zip(outcome.scores, outcome.is_true, strict=True)) == [
             (0.5, 0),
             (0.7, 0),
@@ -88,19 +89,19 @@ def test_a_group_is_no_target_and_what_matches_it_counts_for_nothing():
     ground_truth = {26001: LEFT, 26: RIGHT}
     with_group = _match(ground_truth, [(LEFT, CAR, 0.5), (RIGHT, CAR, 0.9)])
     np.testing.assert_array_equal(_ap(with_group), np.ones(10))
-    assert matching.outcomes([with_group], CAR, 0.5).targets == 1
+    assert instance_ap.outcomes([with_group], CAR, 0.5).targets == 1
 
 
 def test_a_group_of_another_class_excuses_nothing():
     record = _match({26001: LEFT, 24: RIGHT}, [(RIGHT, CAR, 0.9)])
-    assert matching.outcomes([record], CAR, 0.5).scores.tolist() == [0.9]
+    assert instance_ap.outcomes([record], CAR, 0.5).scores.tolist() == [0.9]
 
 
 def test_a_prediction_is_ignored_only_where_more_than_the_threshold_is_void():
     # 120 of 200 pixels are void: ignored at 0.5 and 0.55, false from 0.6000000000000001 on.
     ground_truth = {26001: LEFT, 4: _area((0, 12), (20, 30))}
     record = _match(ground_truth, [(LEFT, CAR, 0.5), (RIGHT, CAR, 0.9)])
-    counts = [len(matching.outcomes([record], CAR, t).scores) for t in matching.OVERLAPS]
+    counts = [len(instance_ap.outcomes([record], CAR, t).scores) for t in instance_ap.OVERLAPS]
     assert counts == [1, 1] + [2] * 8
 
 
@@ -110,7 +111,7 @@ def test_instances_under_100_pixels_are_no_targets_and_excuse_what_lies_on_them(
     assert np.isnan(_ap(record)).all()
     covering = _area((0, 9), (20, 37))  # 153 pixels, IoU 0.65, 65 % ignored
     record = _match({26001: small, 26002: LEFT}, [(covering, CAR, 0.9)])
-    assert [len(matching.outcomes([record], CAR, t).scores) for t in (0.5, 0.7)] == [0, 1]
+    assert [len(instance_ap.outcomes([record], CAR, t).scores) for t in (0.5, 0.7)] == [0, 1]
 
 
 def test_an_instance_of_exactly_100_pixels_is_a_target():
@@ -121,14 +122,14 @@ def test_an_instance_of_exactly_100_pixels_is_a_target():
 def test_a_small_group_counts_twice_among_ignored_pixels():
     # 60 of 200 pixels lie on a group of 60 pixels: 2 * 60 / 200 = 0.6 is more than 0.5.
     record = _match({26001: LEFT, 26: _area((0, 6), (20, 30))}, [(RIGHT, CAR, 0.9)])
-    assert len(matching.outcomes([record], CAR, 0.5).scores) == 0
-    assert len(matching.outcomes([record], CAR, 0.65).scores) == 1
+    assert len(instance_ap.outcomes([record], CAR, 0.5).scores) == 0
+    assert len(instance_ap.outcomes([record], CAR, 0.65).scores) == 1
 
 
 def test_ap_is_0_where_all_predictions_of_a_class_with_targets_are_ignored():
     # cityscapesScripts issue 89: the official script stops here.
     record = _match({26001: LEFT, 4: RIGHT}, [(RIGHT, CAR, 0.9)])
-    outcome = matching.outcomes([record], CAR, 0.5)
+    outcome = instance_ap.outcomes([record], CAR, 0.5)
     assert (outcome.predictions, len(outcome.scores), outcome.missed) == (1, 0, 1)
     np.testing.assert_array_equal(_ap(record), np.zeros(10))
 
@@ -175,7 +176,7 @@ def test_the_record_keeps_overlaps_between_classes():
 
 def test_more_than_250_instances_in_one_frame_are_kept_apart():
     gt_map = 26000 + np.arange(1600, dtype=np.uint16).reshape(SIZE) // 4  # 400 cars of 4 pixels
-    record = matching.match(
+    record = match(
         "a",
         gt_map,
         crops_from_masks(gt_map[None] == 26399),
@@ -190,21 +191,21 @@ def test_more_than_250_instances_in_one_frame_are_kept_apart():
 
 def test_averages_leave_out_undefined_classes():
     ap = np.full((2, 10), np.nan)
-    assert np.isnan(list(matching.average(ap, ["person", "car"]).values())).all()
+    assert np.isnan(list(instance_ap.average(ap, ["person", "car"]).values())).all()
     ap[1] = [1.0] + [0.0] * 9
-    result = matching.average(ap, ["person", "car"])
+    result = instance_ap.average(ap, ["person", "car"])
     assert list(result) == ["AP", "AP50", "AP-person", "AP50-person", "AP-car", "AP50-car"]
     np.testing.assert_allclose(list(result.values()), [10, 100, np.nan, np.nan, 10, 100])
 
 
 def test_overlaps_under_one_half_are_refused():
     with pytest.raises(ValueError, match=r"0.3 is below 0.5"):
-        matching.accumulate([_match({26001: LEFT}, [])], [CAR], [0.3])
+        instance_ap.accumulate([_match({26001: LEFT}, [])], [CAR], [0.3])
 
 
 def test_lengths_that_differ_are_named():
     with pytest.raises(ValueError, match="a: 1 masks, 2 classes and 1 scores"):
-        matching.match(
+        match(
             "a",
             np.zeros(SIZE, dtype=np.uint16),
             crops_from_masks(LEFT[None]),
@@ -217,7 +218,7 @@ def test_lengths_that_differ_are_named():
 
 def test_ids_beyond_16_bits_are_refused():
     with pytest.raises(ValueError, match="frame: ground truth holds ids from -1 to 5"):
-        matching.match(
+        match(
             "frame",
             np.array([[-1, 5]], dtype=np.int32),
             iter(()),
