@@ -101,8 +101,8 @@ def crops_from_unpasted(
 ) -> Iterator[MaskCrop]:
     """Paste the masks of a mask head into their boxes, and nowhere else.
 
-    The crops hold the same bits as detectron2's ``paste_masks_in_image`` on a CPU, which samples the
-    same points in the same way, then spreads them over an image for each mask.
+    The crops hold the same bits as detectron2's ``paste_masks_in_image`` on a CPU, which samples
+    the same points in the same way, then spreads them over an image for each mask.
 
     Args:
         masks: (N, 1, M, M) probabilities on the CPU.
