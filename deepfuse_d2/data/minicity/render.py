@@ -1,0 +1,216 @@
+"""From (seed, split, index) to a finished frame: picture, instance ids and polygons."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from . import buildings, furniture
+from .camera import Light
+from .canvas import SUPERSAMPLE, Canvas
+from .labels import CLASS_TEXTURE, LABEL_IDS, has_instances, label_id
+from .scene import FEATURES, Plot, Scene, Street, Thing, make_scene
+from .street import FAR, draw_ground, draw_shadows, draw_sky
+
+__all__ = ["CITIES", "Frame", "frame_name", "render_frame"]
+
+# Cities of their own for each split; what share of their streets has which style.
+CITIES = {
+    "train": {
+        "aldermoor": {"old": 5, "boulevard": 2, "suburb": 2, "works": 1},
+        "brickstad": {"old": 2, "boulevard": 2, "suburb": 2, "works": 4},
+        "calmouth": {"old": 1, "boulevard": 3, "suburb": 5, "works": 1},
+        "dunhaven": {"old": 2, "boulevard": 5, "suburb": 1, "works": 2},
+    },
+    "val": {
+        "elmsford": {"old": 3, "boulevard": 4, "suburb": 2, "works": 2},
+        "farrowick": {"old": 3, "boulevard": 2, "suburb": 3, "works": 3},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One street scene.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        instance_ids: (H, W) uint16, ``label id * 1000 + k`` for instances, the plain label id elsewhere.
+        objects: (label, polygon (N, 2)) in drawing order; filled one after another they give ``instance_ids``.
+    """
+
+    image: np.ndarray
+    instance_ids: np.ndarray
+    objects: list[tuple[str, np.ndarray]]
+
+    @property
+    def label_ids(self) -> np.ndarray:
+        """(H, W) uint8 Cityscapes label ids."""
+        ids = self.instance_ids
+        return np.where(ids >= 1000, ids // 1000, ids).astype(np.uint8)
+
+
+def frame_name(split: str, index: int) -> str:
+    """``<city>_<sequence>_<frame>``, as Cityscapes names its files."""
+    cities = list(CITIES[split])
+    return f"{cities[index % len(cities)]}_{index // len(cities):06d}_000019"
+
+
+def render_frame(seed: int, split: str, index: int, width: int, height: int) -> Frame:
+    """Draws frame ``index`` of a split; the same arguments give the same bytes."""
+    rng = random.Random(f"minicity/{seed}/{split}/{index}")
+    cities = list(CITIES[split])
+    # 12 features and 4 or 2 cities: the shift by the round keeps every city from always showing the same ones.
+    feature = FEATURES[(index + index // len(FEATURES)) % len(FEATURES)]
+    scene = make_scene(rng, CITIES[split][cities[index % len(cities)]], feature)
+    canvas = Canvas(scene.camera(width, height), scene.light)
+    _draw(canvas, scene)
+    label_ids, instance_ids, objects = _labels(canvas)
+    image = _develop(canvas.image, label_ids, scene.light, random.Random(scene.seed))
+    return Frame(image, instance_ids, objects)
+
+
+def _draw(canvas: Canvas, scene: Scene) -> None:
+    rng = random.Random(scene.seed)
+    draw_sky(canvas, rng)
+    if rng.random() < 0.75:
+        buildings.draw_skyline(canvas, rng, -110, 110, FAR)
+    draw_ground(canvas, scene.street, rng)
+    for _ in range(rng.randint(2, 6)):
+        side = rng.choice([-1, 1])
+        furniture.draw_tree(canvas, rng, side * rng.uniform(8, 60), FAR - 10, rng.uniform(9, 16))
+    heights = {}
+    shadows = []
+    for thing in scene.things:
+        shadows += _shadow(thing, scene.light)
+    # Houses are laid out before they are drawn, as their shadows fall on the road first.
+    draw_shadows(canvas, shadows)
+    for plot in sorted(scene.plots, key=lambda p: -p.z1):
+        heights[plot.seed] = _draw_plot(canvas, scene.street, plot)
+    for thing in scene.ordered():
+        thing.draw(canvas)
+    _draw_own_car(canvas, rng)
+
+
+def _shadow(thing: Thing, light: Light) -> list[tuple[np.ndarray, float]]:
+    if thing.footprint is None:
+        return []
+    base = thing.footprint
+    shadows = [(base, 0.45)] if thing.height < 4 else []  # the dark under a car, whatever the weather
+    if light.strength > 0.3:
+        reach = min(thing.height, 9.0) / max(light.sun[1], 0.2)
+        shift = np.array([-light.sun[0] * reach, 0.0, -light.sun[2] * reach])
+        shadows.append((np.concatenate([base, base + shift]), 0.62))
+    return shadows
+
+
+def _draw_plot(canvas: Canvas, street: Street, plot: Plot) -> float:
+    rng = random.Random(plot.seed)
+    front = street.front[0 if plot.side < 0 else 1]
+    if plot.z1 < 1.0:
+        return 0.0
+    if plot.kind == "house":
+        setback = rng.uniform(1.5, 5.0) if street.style == "suburb" else 0.0
+        height = buildings.draw_building(canvas, rng, street.style, front + plot.side * setback, plot.z0, plot.z1)
+        if setback > 2 and plot.z0 > 1.5:
+            for _ in range(rng.randint(0, 3)):
+                furniture.draw_bush(canvas, rng, front + plot.side * rng.uniform(0.5, 1.2), rng.uniform(plot.z0, plot.z1), rng.uniform(1.2, 2.2), rng.uniform(0.7, 1.3))
+    else:
+        height = 6.0
+        for _ in range(rng.randint(1, 3)):
+            z = max(rng.uniform(plot.z0, plot.z1), 5.0)
+            furniture.draw_tree(canvas, rng, front + plot.side * rng.uniform(3, 9), z, rng.uniform(5, 10))
+        for _ in range(rng.randint(0, 3)):
+            z = max(rng.uniform(plot.z0, plot.z1), 4.0)
+            furniture.draw_bush(canvas, rng, front + plot.side * rng.uniform(1, 3), z, rng.uniform(1.5, 3), rng.uniform(0.9, 1.8))
+    barrier = {"old": 0.6, "boulevard": 0.5, "suburb": 0.75, "works": 0.8}[street.style]
+    if (plot.kind == "garden" or street.style == "suburb") and rng.random() < barrier:
+        kind = rng.choice(["fence", "fence", "wall"] if street.style != "works" else ["fence", "wall", "wall"])
+        furniture.draw_barrier(canvas, rng, kind, front, plot.z0, plot.z1, rng.uniform(0.9, 1.5) if street.style == "suburb" else rng.uniform(1.4, 2.6))
+    return height
+
+
+def _draw_own_car(canvas: Canvas, rng: random.Random) -> None:
+    """The bonnet of the camera's car and the border that rectifying the picture leaves, both void."""
+    height, width = canvas.owner.shape
+    if rng.random() < 0.7:
+        tone = rng.choice([(46, 48, 52), (120, 124, 128), (30, 44, 70)])
+        top = 1 - rng.uniform(0.045, 0.085)
+        u = np.linspace(0.0, 1.0, 25)
+        arc = np.stack([u * width, (top + 0.06 * np.abs(2 * u - 1) ** 2.5) * height], 1)
+        corners = [[width, height + 2], [0, height + 2]]
+        canvas.begin("ego vehicle")
+        canvas.fill(canvas.fixed(np.concatenate([arc, corners])), canvas.light.tint(tone, 0.1, 1.0), True)
+        canvas.end()
+        for shift, shade in ((0.012, 1.25), (0.03, 0.85)):
+            rim = arc + np.array([0.0, shift * height])
+            canvas.fill(canvas.fixed(np.concatenate([rim, corners])), canvas.light.tint(tone, 0.1, shade), False)
+    edge = max(1, round(0.002 * width))
+    for x0, y0, x1, y1 in ((0, 0, width, edge), (0, 0, edge, height), (width - edge, 0, width, height), (0, height - edge, width, height)):
+        canvas.begin("out of roi")
+        box = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float)
+        canvas.claim(canvas.fixed(box))
+        canvas.end()
+    s = SUPERSAMPLE * edge
+    for part in (canvas.image[:s], canvas.image[-s:], canvas.image[:, :s], canvas.image[:, -s:]):
+        part[:] = part // 3
+
+
+def _labels(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, list[tuple[str, np.ndarray]]]:
+    """Label ids, instance ids and the objects that are visible, numbered as Cityscapes' own script numbers them."""
+    seen = np.bincount(canvas.owner.ravel(), minlength=len(canvas.objects) + 1)
+    counts: dict[str, int] = {}
+    instance_of = np.zeros(len(canvas.objects) + 1, np.uint16)
+    label_of = np.zeros(len(canvas.objects) + 1, np.uint8)
+    objects = []
+    for k, (label, polygon) in enumerate(canvas.objects, start=1):
+        if seen[k] == 0:
+            continue
+        objects.append((label, polygon))
+        label_of[k] = label_id(label)
+        instance_of[k] = label_of[k]
+        if has_instances(label):
+            number = counts.get(label, 0)
+            counts[label] = number + 1
+            instance_of[k] = int(label_of[k]) * 1000 + number
+    return label_of[canvas.owner], instance_of[canvas.owner], objects
+
+
+@lru_cache(maxsize=1)
+def _grain() -> np.ndarray:
+    """A tile of white noise with unit deviation, shared by all frames: each takes its own shifts of it."""
+    return np.random.default_rng(20).standard_normal((512, 512)).astype(np.float32)
+
+
+def _tile(rng: random.Random, height: int, width: int) -> np.ndarray:
+    grain = np.roll(_grain(), (rng.randrange(512), rng.randrange(512)), (0, 1))
+    return np.tile(grain, (height // 512 + 1, width // 512 + 1))[:height, :width]
+
+
+def _develop(image: np.ndarray, label_ids: np.ndarray, light: Light, rng: random.Random) -> np.ndarray:
+    """Averages the large picture down, then surface texture, lens and sensor."""
+    height, width = label_ids.shape
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    fine = _tile(rng, height, width)
+    patches = cv2.resize(_tile(rng, height // 8 + 2, width // 8 + 2), (width, height), interpolation=cv2.INTER_LINEAR)
+    amplitude = CLASS_TEXTURE[label_ids]
+    texture = 1.0 + amplitude * (0.6 * fine + 0.7 * patches)
+    out = image.astype(np.float32) * texture[..., None]
+    gains = np.array([rng.gauss(1.0, 0.035), 1.0, rng.gauss(1.0, 0.035)], np.float32)
+    u, v = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
+    vignette = 1.0 - rng.uniform(0.02, 0.14) * (u[None] ** 2 + v[:, None] ** 2)
+    out *= vignette[..., None] * gains
+    sigma = rng.choice([0.0, 0.0, rng.uniform(0.35, 0.8)]) * width / 512
+    if sigma > 0.3:
+        out = cv2.GaussianBlur(out, (0, 0), sigma)
+    noise = rng.uniform(1.0, 3.0) * (1.0 + 1.2 * light.dusk)
+    shot = np.stack([_tile(rng, height, width) for _ in range(3)], axis=-1)
+    out += noise * shot
+    contrast = rng.uniform(0.92, 1.1)
+    out = (out - 118) * contrast + 118 + rng.uniform(-6, 6)
+    return np.clip(out, 0, 255).astype(np.uint8)
