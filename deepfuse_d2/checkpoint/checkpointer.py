@@ -139,7 +139,7 @@ def _check_all_have_a_place(weights: dict[str, torch.Tensor], model: nn.Module) 
         raise WeightsError(
             f"{len(odd)} of the {len(weights)} tensors of a torchvision ResNet have no place in "
             f"the model, e.g. {odd[0]} {tuple(weights[odd[0]].shape)}: its bottom-up network "
-            "differs. Check MODEL.RESNETS.DEPTH (with RES2_OUT_CHANNELS 64 for 18 and 34, else 256), "
+            "differs. Check MODEL.RESNETS.DEPTH, RES2_OUT_CHANNELS (64 for 18 and 34, else 256), "
             "NUM_GROUPS, WIDTH_PER_GROUP, and that MODEL.NECK.BOTTOM_UP is a ResNet."
         )
 

@@ -39,21 +39,19 @@ def crops_from_masks(masks: np.ndarray) -> Iterator[MaskCrop]:
             f"masks are {masks.dtype} of shape {masks.shape}; expected bool or uint8 of shape "
             "(N, H, W). Threshold soft masks first, for example `masks >= 0.5`."
         )
-    if masks.dtype == np.uint8:
-        masks = masks != 0
     for mask in masks:
-        rows = np.flatnonzero(mask.any(axis=1))
-        if not rows.size:
+        if mask.dtype == np.uint8:
+            mask = mask != 0
+        top, bottom = _extent(mask.any(axis=1))
+        left, right = _extent(mask[top:bottom].any(axis=0))
+        if top == bottom:
             yield _EMPTY
             continue
-        top, bottom = int(rows[0]), int(rows[-1]) + 1
-        columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-        left, right = int(columns[0]), int(columns[-1]) + 1
         yield top, left, mask[top:bottom, left:right]
 
 
 def crops_from_rle(rles: Sequence[dict]) -> Iterator[MaskCrop]:
-    """Decode COCO run-length masks into the columns that they touch only.
+    """Decode COCO run-length masks into their bounding boxes only.
 
     Args:
         rles: dicts ``{"size": [H, W], "counts": str | bytes | list[int]}`` as pycocotools and
@@ -85,15 +83,18 @@ def crops_from_rle(rles: Sequence[dict]) -> Iterator[MaskCrop]:
         if not starts.size:
             yield _EMPTY
             continue
-        left, right = int(starts[0]) // height, (int(stops[-1]) - 1) // height + 1
-        # +1 where a run starts and -1 where it stops: the running sum is the mask.
-        steps = np.zeros((right - left) * height + 1, dtype=np.int8)
-        steps[starts - left * height] += 1
-        steps[stops - left * height] -= 1
-        columns = np.cumsum(steps[:-1], dtype=np.int8).view(bool).reshape(right - left, height)
-        rows = np.flatnonzero(columns.any(axis=0))
-        top, bottom = int(rows[0]), int(rows[-1]) + 1
-        yield top, left, columns[:, top:bottom].T
+        first_column, first_row = np.divmod(starts, height)
+        last_column, last_row = np.divmod(stops - 1, height)
+        left, right = int(first_column[0]), int(last_column[-1]) + 1
+        top, bottom = int(first_row.min()), int(last_row.max()) + 1
+        if (first_column != last_column).any():  # a run around the bottom of a column
+            top, bottom = 0, height
+        # +1 where a run starts and -1 after its end: the running sum is the mask, column by column.
+        rows = bottom - top
+        steps = np.zeros((right - left) * rows + 1, dtype=np.int8)
+        steps[(first_column - left) * rows + first_row - top] += 1
+        steps[(last_column - left) * rows + last_row - top + 1] -= 1
+        yield top, left, np.cumsum(steps[:-1], dtype=np.int8).view(bool).reshape(-1, rows).T
 
 
 def crops_from_unpasted(
@@ -127,9 +128,17 @@ def crops_from_unpasted(
         y = torch.arange(top, bottom, dtype=torch.float32) + 0.5
         x = (x - box[0]) / (box[2] - box[0]) * 2 - 1
         y = (y - box[1]) / (box[3] - box[1]) * 2 - 1
-        grid = torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=2)
+        grid = torch.empty(len(y), len(x), 2)
+        grid[..., 0], grid[..., 1] = x, y[:, None]
         inside = F.grid_sample(mask[None], grid[None].to(mask.dtype), align_corners=False)
         yield top, left, (inside[0, 0] >= threshold).numpy()
+
+
+def _extent(occupied: np.ndarray) -> tuple[int, int]:
+    """Return the first True of a bool vector and one past the last; (0, 0) where there is none."""
+    if not occupied.size or not occupied[first := int(occupied.argmax())]:
+        return 0, 0
+    return first, occupied.size - int(occupied[::-1].argmax())
 
 
 def _decompress_counts(text: str | bytes) -> np.ndarray:

@@ -100,3 +100,67 @@ def _jitter(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     if rng.random() < 0.3:
         moved[: rng.integers(0, mask.shape[0])] = False
     return moved
+
+
+def street_frame(
+    seed: int, count: int, *, height: int = 1024, width: int = 2048, instances: int = 30
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str], np.ndarray]:
+    """Return a large frame with instances as large as in a street, and what a mask head predicts.
+
+    Two thirds of the predictions are good or fair copies of an instance, the rest lie anywhere.
+
+    Returns:
+        gt_map (H, W) uint16; soft masks (count, 1, 28, 28) and boxes (count, 4) float32; names;
+        scores (count,) float32.
+    """
+    rng = np.random.default_rng(seed)
+    gt_map = np.full((height, width), 7, dtype=np.uint16)
+    gt_map[: height // 2] = 11
+    gt_map[-height // 20 :] = 1  # ego vehicle
+    boxes, names = [], []
+    for number in range(instances):
+        box, name = _street_box(rng, height, width), str(rng.choice(CLASSES))
+        left, top, right, bottom = box.astype(int)
+        y, x = np.ogrid[top:bottom, left:right]
+        inside = ((x + 0.5 - (left + right) / 2) / (right - left)) ** 2 + (
+            (y + 0.5 - (top + bottom) / 2) / (bottom - top)
+        ) ** 2 <= 0.25
+        group = rng.random() < 0.1
+        gt_map[top:bottom, left:right][inside] = LABEL_OF[name] * (1 if group else 1000) + (
+            0 if group else number
+        )
+        boxes.append(box)
+        names.append(name)
+
+    centre = (np.arange(28) + 0.5) / 28 - 0.5
+    radius = np.sqrt(centre[:, None] ** 2 + centre**2)
+    soft = np.clip(
+        (0.5 - radius[None, None]) * 8 + 0.5 + rng.normal(0, 0.1, (count, 1, 28, 28)), 0, 1
+    )
+    pred_boxes, pred_names = [], []
+    for number in range(count):
+        if number % 3:
+            index = rng.integers(instances)
+            size = np.tile(boxes[index][2:] - boxes[index][:2], 2)
+            pred_boxes.append(boxes[index] + rng.normal(0, 0.05, 4) * size)
+            pred_names.append(names[index])
+        else:
+            pred_boxes.append(_street_box(rng, height, width))
+            pred_names.append(str(rng.choice(CLASSES)))
+    corners = np.array(pred_boxes).reshape(-1, 4).clip(0, [width, height, width, height])
+    scores = rng.uniform(0.05, 1, count)
+    return (
+        gt_map,
+        soft.astype(np.float32),
+        corners.astype(np.float32),
+        pred_names,
+        scores.astype(np.float32),
+    )
+
+
+def _street_box(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Return x0, y0, x1, y1: most objects are small, a few as high as half the frame."""
+    h = height * np.exp(rng.uniform(np.log(0.02), np.log(0.5)))
+    w = min(h * rng.uniform(0.4, 2.0), width - 2)
+    left, top = rng.uniform(0, width - w - 1), rng.uniform(0, height - h - 1)
+    return np.array([left, top, left + w, top + h])
