@@ -197,6 +197,7 @@ def _worker(rank, rendezvous, root, results):
     evaluator.process([dicts[i] for i in chosen], [_output(frames[i]) for i in chosen])
     result = evaluator.evaluate()
     (results / f"rank{rank}.txt").write_text(repr({k: dict(v) for k, v in result.items()}))
+    torch.distributed.barrier()  # a rank that leaves early can take the other one down
     torch.distributed.destroy_process_group()
 
 
