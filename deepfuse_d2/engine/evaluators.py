@@ -13,7 +13,10 @@ __all__ = ["EVALUATORS", "build_evaluator"]
 
 def _coco(dataset_name: str, output_dir: str) -> COCOEvaluator:
     # The fast implementation is compiled code, which a detectron2 of python sources lacks.
-    return COCOEvaluator(dataset_name, output_dir=output_dir, use_fast_impl=False)
+    # A cached ground truth would outlive a change of the data set.
+    return COCOEvaluator(
+        dataset_name, output_dir=output_dir, use_fast_impl=False, allow_cached_coco=False
+    )
 
 
 # evaluator_type -> builder(dataset_name, output_dir)
