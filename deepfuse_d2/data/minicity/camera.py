@@ -43,6 +43,12 @@ class Camera:
         """Focal length in pixels: an object of s metres at z metres is ``s * pixels / z`` pixels large."""
         return self.focal * self.width
 
+    def sees(self, x: float, z: float, radius: float) -> bool:
+        """Whether something of that radius may lie between the left and the right border of the picture."""
+        scale = self.pixels / max(z, NEAR)
+        u = self.centre * self.width + (x + self.bend * z * z) * scale
+        return -radius * scale < u < self.width + radius * scale
+
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """World points (N, 3) -> pixels (N, 2) and depths (N,)."""
         depth = np.maximum(points[:, 2], NEAR)
@@ -55,19 +61,29 @@ class Camera:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model stands: ``heading`` 0 drives away from the camera, pi towards it, pi/2 to the right."""
+    """Where a model stands in a street of some ``bend``.
+
+    ``heading`` 0 drives away from the camera, pi towards it, pi/2 to the right.
+    """
 
     x: float
     z: float
     heading: float = 0.0
-    y: float = 0.0
+    bend: float = 0.0
+
+    @property
+    def camera(self) -> tuple[float, float]:
+        """Where the camera is as the model sees it: (to its right, before it), which tells what faces can be seen."""
+        sin, cos = math.sin(self.heading), math.cos(self.heading)
+        x, slant = self.x + self.bend * self.z**2, 2 * self.bend * self.z
+        return self.z * (sin + slant * cos) - x * cos, -x * sin - self.z * (cos - slant * sin)
 
     def to_world(self, local: np.ndarray) -> np.ndarray:
         """Model points (N, 3) as (right, up, forward) -> world points (N, 3)."""
         sin, cos = math.sin(self.heading), math.cos(self.heading)
         out = np.empty_like(local)
         out[:, 0] = self.x + local[:, 2] * sin + local[:, 0] * cos
-        out[:, 1] = self.y + local[:, 1]
+        out[:, 1] = local[:, 1]
         out[:, 2] = self.z + local[:, 2] * cos - local[:, 0] * sin
         return out
 
@@ -106,3 +122,10 @@ class Light:
             min(255, int(c * gain + h * air)) for c, h in zip(color, self.haze, strict=True)
         )
         return red, green, blue
+
+    def tints(self, colors: list, depths: np.ndarray, shades: list[float]) -> list[list[int]]:
+        """``tint`` for many surfaces at once."""
+        clear = np.exp(depths / -self.haze_distance)
+        gain = np.array(shades) * (self.level * clear)
+        out = np.array(colors) * gain[:, None] + np.array(self.haze) * (1.0 - clear)[:, None]
+        return np.minimum(out, 255.0).astype(int).tolist()

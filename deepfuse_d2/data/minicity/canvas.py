@@ -18,6 +18,7 @@ __all__ = ["Canvas", "Mesh"]
 
 SUPERSAMPLE = 2
 _SHIFT = 4  # fractional bits of the coordinates given to OpenCV
+_SMALLEST = 0.3  # details of fewer square pixels are left out
 _LIMIT = 1 << 24  # keeps far-off coordinates inside what OpenCV can rasterise
 
 Color = tuple[float, float, float]
@@ -83,12 +84,11 @@ class Canvas:
         cv2.fillPoly(self.image, polygons, color, cv2.LINE_8, _SHIFT)
         if solid and self._label is not None:
             cv2.fillPoly(self._mask, polygons, 255, cv2.LINE_8, _SHIFT)
-            self._grow(fixed.reshape(-1, 2), 1)
 
     def claim(self, fixed: np.ndarray) -> None:
         """Adds a polygon to the silhouette without drawing it into the picture."""
         cv2.fillPoly(self._mask, [fixed], 255, cv2.LINE_8, _SHIFT)
-        self._grow(fixed, 1)
+        self.grow(fixed, 1)
 
     def stroke(
         self, fixed: np.ndarray, thickness: float, color: tuple[int, int, int], solid: bool
@@ -98,7 +98,6 @@ class Canvas:
         cv2.polylines(self.image, [fixed], False, color, wide, cv2.LINE_8, _SHIFT)
         if solid and self._label is not None:
             cv2.polylines(self._mask, [fixed], False, 255, wide, cv2.LINE_8, _SHIFT)
-            self._grow(fixed, wide)
 
     def disc(
         self, fixed: np.ndarray, radii: tuple[float, float], color: tuple[int, int, int], solid: bool
@@ -110,13 +109,43 @@ class Canvas:
         cv2.ellipse(self.image, centre, axes, 0, 0, 360, color, -1, cv2.LINE_8, _SHIFT)
         if solid and self._label is not None:
             cv2.ellipse(self._mask, centre, axes, 0, 0, 360, 255, -1, cv2.LINE_8, _SHIFT)
-            self._grow(fixed[None], (max(axes) >> _SHIFT) + 1)
 
-    def _grow(self, fixed: np.ndarray, margin: int) -> None:
+    def grow(self, fixed: np.ndarray, margin: int) -> bool:
+        """Tells the current object that it reaches these coordinates; False if they are outside the picture."""
         low, high = fixed.min(axis=0) >> _SHIFT, fixed.max(axis=0) >> _SHIFT
+        x0, y0 = int(low[0]) - margin, int(low[1]) - margin
+        x1, y1 = int(high[0]) + margin, int(high[1]) + margin
+        height, width = self._mask.shape
+        if x1 < 0 or y1 < 0 or x0 >= width or y0 >= height:
+            return False
         box = self._box
-        box[0], box[1] = min(box[0], int(low[0]) - margin), min(box[1], int(low[1]) - margin)
-        box[2], box[3] = max(box[2], int(high[0]) + margin), max(box[3], int(high[1]) + margin)
+        box[0], box[1] = min(box[0], x0), min(box[1], y0)
+        box[2], box[3] = max(box[2], x1), max(box[3], y1)
+        return True
+
+    def stamp(self, stamp: np.ndarray, corner: tuple, size: tuple, ramp: np.ndarray) -> None:
+        """Sets a stamp (S, S, 2) of brightness and cover with its upper left at ``corner``, both in pixels.
+
+        Args:
+            ramp: (256, 3) uint8, the colour of each brightness.
+        """
+        height, width = self._mask.shape
+        x, y, w, h = (v * SUPERSAMPLE for v in (*corner, *size))
+        x0, y0 = max(int(x), 0), max(int(y), 0)
+        x1, y1 = min(int(x + w) + 1, width), min(int(y + h) + 1, height)
+        if x1 <= x0 or y1 <= y0:
+            return
+        sx, sy = w / stamp.shape[1], h / stamp.shape[0]
+        to_stamp = np.array([[1 / sx, 0, (x0 - x) / sx], [0, 1 / sy, (y0 - y) / sy]])
+        part = cv2.warpAffine(stamp, to_stamp, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        gray, cover = cv2.split(part)
+        cover = cv2.threshold(cover, 127, 255, cv2.THRESH_BINARY)[1]
+        cv2.copyTo(cv2.LUT(cv2.merge([gray, gray, gray]), ramp[None]), cover, self.image[y0:y1, x0:x1])
+        if self._label is not None:
+            mask = self._mask[y0:y1, x0:x1]
+            cv2.max(mask, cover, dst=mask)
+            box = self._box
+            box[0], box[1], box[2], box[3] = min(box[0], x0), min(box[1], y0), max(box[2], x1), max(box[3], y1)
 
 
 class Mesh:
@@ -129,6 +158,7 @@ class Mesh:
         self._points: list = []
         self._items: list[tuple] = []
         self._runs: list[list[int]] = []
+        self._reach = 0.0  # metres by which lines and balls exceed their points
 
     def poly(
         self,
@@ -164,6 +194,8 @@ class Mesh:
 
     def _add(self, kind, points, color, shade, solid, cull, extra) -> None:
         start = len(self._points)
+        if kind != "poly":
+            self._reach = max(self._reach, *extra) if kind == "ball" else max(self._reach, extra)
         self._points.extend(points)
         self._items.append((kind, start, len(self._points), color, shade, solid, cull, extra))
 
@@ -171,40 +203,50 @@ class Mesh:
         """Draws the model; with ``label`` as an object of its own, else into the current one."""
         if not self._items:
             return
-        if label is not None:
-            canvas.begin(label)
         world = place.to_world(np.array(self._points, dtype=np.float64))
         pixels, depth = canvas.camera.project(world)
         fixed = canvas.fixed(pixels)
+        if label is not None:
+            canvas.begin(label)
+        focal = canvas.camera.pixels
+        if canvas.grow(fixed, int(2 * self._reach * focal * SUPERSAMPLE / float(depth.min())) + 2):
+            self._draw_parts(canvas, pixels, fixed, depth, focal)
+        if label is not None:
+            canvas.end()
+
+    def _draw_parts(self, canvas: Canvas, pixels, fixed, depth, focal: float) -> None:
         starts = np.array([item[1] for item in self._items])
         means = np.add.reduceat(depth, starts) / np.diff(np.append(starts, len(depth)))
-        areas = self._signed_areas(pixels, starts)
+        areas = self._signed_areas(pixels, starts).tolist()
+        colors = canvas.light.tints([item[3] for item in self._items], means, [item[4] for item in self._items])
+        means = means.tolist()
         order = list(range(len(self._items)))
         for first, last in self._runs:
             order[first:last] = sorted(order[first:last], key=lambda i: -means[i])
-        tint, focal = canvas.light.tint, canvas.camera.pixels
         for i in order:
-            kind, start, stop, color, shade, solid, cull, extra = self._items[i]
+            kind, start, stop, _, _, solid, cull, extra = self._items[i]
             if cull and areas[i] >= 0:
                 continue
-            mean = float(means[i])
-            rgb = tint(color, mean, shade)
             if kind == "poly":
-                part = fixed[start:stop]
-                canvas.fill(part if extra == 1 else part.reshape(extra, -1, 2), rgb, solid)
-            elif kind == "line":
-                canvas.stroke(fixed[start:stop], extra * focal / mean, rgb, solid)
+                if extra == 1:
+                    if not solid and abs(areas[i]) < _SMALLEST:
+                        continue
+                    canvas.fill(fixed[start:stop], colors[i], solid)
+                else:
+                    canvas.fill(fixed[start:stop].reshape(extra, -1, 2), colors[i], solid)
+                continue
+            scale = focal / means[i]
+            if kind == "line":
+                if solid or extra * scale > 0.3:
+                    canvas.stroke(fixed[start:stop], extra * scale, colors[i], solid)
             else:
-                radii = (extra[0] * focal / mean, extra[1] * focal / mean)
-                canvas.disc(fixed[start], radii, rgb, solid)
-        if label is not None:
-            canvas.end()
+                canvas.disc(fixed[start], (extra[0] * scale, extra[1] * scale), colors[i], solid)
 
     def claim(self, canvas: Canvas, place: Place) -> None:
         """Adds the model's faces to the silhouette of the current object without drawing them."""
         world = place.to_world(np.array(self._points, dtype=np.float64))
         fixed = canvas.fixed(canvas.camera.project(world)[0])
-        for _, start, stop, *_ in self._items:
+        for _, start, stop, *_ in self._items:  # faces only
             canvas.claim(fixed[start:stop])
 
     @staticmethod

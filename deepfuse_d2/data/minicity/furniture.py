@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
+
 from .camera import Place
-from .canvas import Canvas, Mesh
+from .canvas import SUPERSAMPLE, Canvas, Mesh
+from .foliage import leaf_ramp, stamps
 
 __all__ = [
     "draw_barrier", "draw_bush", "draw_lamp", "draw_post", "draw_sign", "draw_static", "draw_traffic_light", "draw_tree",
@@ -18,54 +21,47 @@ METAL = [(120, 124, 128), (92, 96, 98), (66, 70, 72), (150, 152, 150), (58, 76, 
 
 
 def draw_tree(canvas: Canvas, rng: random.Random, x: float, z: float, height: float) -> None:
-    """A tree: a branching trunk and a crown of many leaf clumps, lit from the side of the sun."""
-    light, place = canvas.light, Place(x, z)
-    leaf = rng.choice(LEAVES)
+    """A tree: a branching trunk below a crown."""
+    if not canvas.camera.sees(x, z, 0.4 * height):
+        return
+    leaf, kind = rng.choice(LEAVES), rng.choice(["round", "round", "round", "oval", "oval", "fir"])
     bark = rng.choice([(84, 68, 54), (100, 86, 72), (70, 60, 52)])
-    radius, base = height * rng.uniform(0.24, 0.34), height * rng.uniform(0.28, 0.4)
-    conifer = rng.random() < 0.15
+    base = height * (rng.uniform(0.26, 0.38) if kind != "fir" else 0.12)
+    width = height * rng.uniform(0.55, 0.75) * (0.75 if kind == "fir" else 1.0)
+    variant, crown = rng.randrange(16), height - base
+    trunk = 0.04 * height
     mesh = Mesh()
-    trunk = 0.05 * height
-    mesh.line([(0, 0, 0), (0.02, base, 0)], trunk, bark)
-    mesh.line([(0.0, 0, 0), (0.02, base, 0)], trunk * 0.4, tuple(c * 1.2 for c in bark), solid=False)
-    for a in (-0.5, 0.45):
-        mesh.line([(0, base * 0.9, 0), (a * radius, base + 0.25 * height, 0)], trunk * 0.5, bark)
-    clumps = []
-    for k in range(46):
-        t, u = rng.random(), rng.uniform(-1, 1)
-        if conifer:
-            y = base * 0.5 + (height - base * 0.5) * t
-            dx, size = u * radius * 0.8 * (1.05 - t), radius * 0.3 * (1.15 - t)
-        else:
-            angle, reach = rng.uniform(0, 2 * math.pi), math.sqrt(t)
-            dx = radius * reach * math.cos(angle)
-            y = base + (height - base) * (0.5 + 0.42 * reach * math.sin(angle))
-            size = radius * rng.uniform(0.2, 0.38) * (1.15 - 0.4 * reach)
-        clumps.append((k, dx, y, size))
-    centre = (base + height) / 2
-    for k, dx, y, size in clumps:
-        up, across = (y - centre) / (height - base), dx / radius
-        shade = 0.74 + 0.42 * up + light.strength * 0.35 * across * light.sun[0] + rng.uniform(-0.12, 0.12)
-        mesh.ball((dx, y, 0), size * 1.1, size * 0.9, leaf, max(0.35, shade) * (0.72 if k < 14 else 1.0))
-    for _ in range(70):
-        k, dx, y, size = rng.choice(clumps)
-        px, py = dx + rng.uniform(-1, 1) * size, y + rng.uniform(-0.8, 0.9) * size
-        tone = 0.6 if rng.random() < 0.45 else 1.3
-        mesh.ball((px, py, 0), size * 0.22, size * 0.17, leaf, tone + 0.3 * (py - centre) / height, solid=False)
-    mesh.draw(canvas, place, "vegetation")
+    mesh.poly([(-trunk * 0.6, 0, 0), (trunk * 0.6, 0, 0), (trunk * 0.4, base * 1.2, 0), (-trunk * 0.4, base * 1.2, 0)], bark)
+    mesh.poly([(-trunk * 0.6, 0, 0), (-trunk * 0.2, 0, 0), (-trunk * 0.1, base * 1.2, 0), (-trunk * 0.4, base * 1.2, 0)], bark, 1.25, solid=False)
+    if kind != "fir":
+        for a in (-0.26, 0.22):
+            mesh.line([(0, base * 0.85, 0), (a * width, base + 0.35 * crown, 0)], trunk * 0.5, bark, 0.9)
+    canvas.begin("vegetation")
+    mesh.draw(canvas, Place(x, z))
+    _foliage(canvas, x, z, (width, crown), base, kind, variant, leaf)
+    canvas.end()
 
 
 def draw_bush(canvas: Canvas, rng: random.Random, x: float, z: float, width: float, height: float) -> None:
     """A bush or a piece of hedge."""
-    leaf = rng.choice(LEAVES)
-    mesh = Mesh()
-    for k in range(26):
-        dx, y = rng.uniform(-0.5, 0.5) * width, rng.uniform(0.15, 0.85) * height
-        size = rng.uniform(0.18, 0.3) * height
-        mesh.ball((dx, y, 0), size * 1.4, size, leaf, 0.62 + 0.5 * y / height + rng.uniform(-0.12, 0.12))
-        if k % 2:
-            mesh.ball((dx + 0.3 * size, y + 0.3 * size, 0), size * 0.35, size * 0.25, leaf, 1.25, solid=False)
-    mesh.draw(canvas, Place(x, z), "vegetation")
+    if not canvas.camera.sees(x, z, 0.5 * width):
+        return
+    leaf, variant = rng.choice(LEAVES), rng.randrange(16)
+    canvas.begin("vegetation")
+    _foliage(canvas, x, z, (width, height), 0.0, "bush", variant, leaf)
+    canvas.end()
+
+
+def _foliage(canvas: Canvas, x: float, z: float, size: tuple, base: float, kind: str, variant: int, leaf) -> None:
+    corners = np.array([[x - size[0] / 2, base + size[1], z], [x + size[0] / 2, base, z]])
+    pixels, _ = canvas.camera.project(corners)
+    (x0, y0), (x1, y1) = pixels
+    choice = stamps(mirrored=canvas.light.sun[0] > 0)[kind]
+    levels = choice[variant % len(choice)]
+    level = 0
+    while level + 1 < len(levels) and levels[level + 1].shape[0] >= (x1 - x0) * SUPERSAMPLE:
+        level += 1
+    canvas.stamp(levels[level], (x0, y0), (x1 - x0, y1 - y0), leaf_ramp(leaf, canvas.light, z))
 
 
 def draw_post(canvas: Canvas, rng: random.Random, x: float, z: float, height: float, width: float = 0.1) -> None:

@@ -7,8 +7,14 @@ import random
 
 from .camera import Light, Place
 from .canvas import Mesh, circle
+from .vehicles import Size
 
-__all__ = ["build_bicycle", "build_motorcycle", "build_person", "build_rider"]
+__all__ = [
+    "BICYCLE", "MOTORCYCLE", "build_bicycle", "build_motorcycle", "build_person", "build_rider", "person_size",
+]  # fmt: skip
+
+BICYCLE = Size(1.75, 1.1, 0.6)
+MOTORCYCLE = Size(2.1, 1.1, 0.75)
 
 SKINS = [(236, 194, 166), (224, 176, 142), (198, 146, 108), (150, 102, 72), (98, 66, 48)]
 HAIRS = [(34, 26, 22), (62, 42, 28), (112, 76, 44), (178, 142, 84), (150, 148, 146), (96, 40, 26)]
@@ -35,10 +41,10 @@ def _trunk(mesh: Mesh, low: tuple, high: tuple, halves: tuple[float, float], dep
     mesh.line([(x1 - h1 * 0.75, y1 - 0.03, z1), (x1 + h1 * 0.75, y1 - 0.03, z1)], 0.13, color, shade)
 
 
-def _head(mesh: Mesh, at: tuple, size: float, heading: float, rng: random.Random, light: Light, helmet=None) -> None:
+def _head(mesh: Mesh, at: tuple, size: float, heading: float, rng: random.Random, skin: tuple, helmet=None) -> None:
     """A head that shows its face towards ``heading``: hair behind, skin before."""
     x, y, z = at
-    skin, hair = rng.choice(SKINS), rng.choice(HAIRS)
+    hair = rng.choice(HAIRS)
     away = math.cos(heading)  # 1: seen from behind
     long, hat = rng.random() < 0.4, rng.random() < 0.18
     mesh.line([(x, y - size, z), (x, y - 1.6 * size, z)], size, skin, 0.85)
@@ -58,12 +64,16 @@ def _head(mesh: Mesh, at: tuple, size: float, heading: float, rng: random.Random
         mesh.ball((x, y + 0.55 * size, z), size * 0.98, size * 0.7, rng.choice(TOPS))
 
 
-def build_person(rng: random.Random, place: Place, light: Light, *, standing: bool | None = None) -> tuple[Mesh, tuple]:
-    """A walking or standing person and its size (length, height, width) in metres; now and then a child."""
-    tall = rng.uniform(1.05, 1.4) if rng.random() < 0.14 else rng.uniform(1.6, 1.9)
-    mesh = Mesh()
+def person_size(rng: random.Random) -> Size:
+    """Now and then a child."""
+    return Size(0.5, rng.uniform(1.05, 1.4) if rng.random() < 0.14 else rng.uniform(1.6, 1.9), 0.55)
+
+
+def build_person(rng: random.Random, place: Place, light: Light, size: Size, fine: bool) -> Mesh:
+    """A walking or standing person."""
+    tall, mesh = size.height, Mesh()
     top, legs, shoes, skin = rng.choice(TOPS), rng.choice(LEGS), rng.choice(SHOES), rng.choice(SKINS)
-    stand = rng.random() < 0.3 if standing is None else standing
+    stand = rng.random() < 0.3
     swing = 0.08 if stand else rng.uniform(0.28, 0.5)
     phase = rng.choice([-1.0, 1.0]) * (1.0 if stand else rng.uniform(0.4, 1.0))
     broad = rng.uniform(0.92, 1.12)
@@ -117,11 +127,11 @@ def build_person(rng: random.Random, place: Place, light: Light, *, standing: bo
         if math.cos(place.heading) > 0.2:
             mesh.poly([(-0.08 * tall, 0.58 * tall, -0.13 * tall), (0.08 * tall, 0.58 * tall, -0.13 * tall), (0.07 * tall, 0.79 * tall, -0.13 * tall), (-0.07 * tall, 0.79 * tall, -0.13 * tall)], tone, lit)
     arm(-far, 0.93 * lit)
-    _head(mesh, (0.0, 0.925 * tall, 0.015), 0.074 * tall, place.heading, rng, light)
-    return mesh, (0.5, tall, 0.55)
+    _head(mesh, (0.0, 0.925 * tall, 0.015), 0.074 * tall, place.heading, rng, skin)
+    return mesh
 
 
-def build_rider(rng: random.Random, place: Place, light: Light, *, motor: bool) -> tuple[Mesh, tuple]:
+def build_rider(rng: random.Random, place: Place, light: Light, *, motor: bool) -> Mesh:
     """Someone sitting on a bicycle or motorcycle that stands at the same place."""
     mesh = Mesh()
     top, legs, shoes = rng.choice(TOPS), rng.choice(LEGS), rng.choice(SHOES)
@@ -154,8 +164,8 @@ def build_rider(rng: random.Random, place: Place, light: Light, *, motor: bool) 
         mesh.line([(0, shoulder[1] - 0.08, shoulder[2] + z), (0, hip[1] + 0.15, hip[2] + z)], 0.22, rng.choice(TOPS), 0.85 * lit)
     limbs(-far, lit)
     helmet = rng.choice([(230, 230, 228), (28, 29, 32), (190, 40, 40), (50, 90, 160), (230, 190, 60)])
-    _head(mesh, (0.0, shoulder[1] + 0.2, shoulder[2] + 0.06), 0.135, place.heading, rng, light, helmet if motor or rng.random() < 0.5 else None)
-    return mesh, (1.7, shoulder[1] + 0.3, 0.6)
+    _head(mesh, (0.0, shoulder[1] + 0.2, shoulder[2] + 0.06), 0.135, place.heading, rng, rng.choice(SKINS), helmet if motor or rng.random() < 0.5 else None)
+    return mesh
 
 
 def _ring(mesh: Mesh, z: float, radius: float, width: float, color, shade: float = 1.0) -> None:
@@ -163,7 +173,7 @@ def _ring(mesh: Mesh, z: float, radius: float, width: float, color, shade: float
     mesh.line([*points, points[0]], width, color, shade)
 
 
-def build_bicycle(rng: random.Random, place: Place, light: Light) -> tuple[Mesh, tuple]:
+def build_bicycle(rng: random.Random, place: Place, light: Light, size: Size, fine: bool) -> Mesh:
     """A bicycle: two spoked wheels, a frame, saddle, handlebar; some with a basket."""
     mesh = Mesh()
     frame = rng.choice([(190, 36, 38), (30, 32, 36), (40, 88, 160), (226, 226, 222), (60, 130, 90), (222, 170, 50), (110, 180, 190)])
@@ -171,7 +181,7 @@ def build_bicycle(rng: random.Random, place: Place, light: Light) -> tuple[Mesh,
     for z in (front, rear):
         disc = circle(0.0, r, z, r * 0.9, 12)
         mesh.poly(disc, (104, 106, 108), 0.8)
-        for k in range(4):
+        for k in range(4 if fine else 0):
             a = k * math.pi / 4
             dy, dz = r * 0.85 * math.sin(a), r * 0.85 * math.cos(a)
             mesh.line([(0, r - dy, z - dz), (0, r + dy, z + dz)], 0.014, (190, 192, 194), solid=False)
@@ -192,10 +202,10 @@ def build_bicycle(rng: random.Random, place: Place, light: Light) -> tuple[Mesh,
         mesh.ball((0, 0.62, -0.58), 0.04, 0.04, (220, 30, 28))
     else:
         mesh.ball((0, 0.9, 0.46), 0.05, 0.05, (240, 240, 220))
-    return mesh, (1.75, 1.1, 0.6)
+    return mesh
 
 
-def build_motorcycle(rng: random.Random, place: Place, light: Light) -> tuple[Mesh, tuple]:
+def build_motorcycle(rng: random.Random, place: Place, light: Light, size: Size, fine: bool) -> Mesh:
     """A motorcycle or a scooter: fat tyres, tank, seat, engine, lamp."""
     mesh = Mesh()
     paint = rng.choice([(186, 30, 34), (28, 30, 34), (36, 80, 160), (230, 230, 226), (230, 132, 40), (70, 120, 80), (212, 184, 60)])
@@ -237,4 +247,4 @@ def build_motorcycle(rng: random.Random, place: Place, light: Light) -> tuple[Me
     else:
         mesh.ball((0, 0.88, 0.52), 0.11, 0.11, paint)
         mesh.ball((0, 0.88, 0.54), 0.085, 0.085, (250, 248, 226))
-    return mesh, (2.1, 1.1, 0.75)
+    return mesh

@@ -17,6 +17,8 @@ from .labels import CLASS_TEXTURE, LABEL_IDS, has_instances, label_id
 from .scene import FEATURES, Plot, Scene, Street, Thing, make_scene
 from .street import FAR, draw_ground, draw_shadows, draw_sky
 
+_SLACK = 97  # pixels by which the noise is larger than the picture
+
 __all__ = ["CITIES", "Frame", "frame_name", "render_frame"]
 
 # Cities of their own for each split; what share of their streets has which style.
@@ -112,7 +114,8 @@ def _shadow(thing: Thing, light: Light) -> list[tuple[np.ndarray, float]]:
 def _draw_plot(canvas: Canvas, street: Street, plot: Plot) -> float:
     rng = random.Random(plot.seed)
     front = street.front[0 if plot.side < 0 else 1]
-    if plot.z1 < 1.0:
+    # Nothing of a plot is nearer to the street than its front, so it is out of view while its far corner is.
+    if plot.z1 < 1.0 or not canvas.camera.sees(front, plot.z1, 1.0):
         return 0.0
     if plot.kind == "house":
         setback = rng.uniform(1.5, 5.0) if street.style == "suburb" else 0.0
@@ -181,36 +184,36 @@ def _labels(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, list[tuple[str, np.
     return label_of[canvas.owner], instance_of[canvas.owner], objects
 
 
-@lru_cache(maxsize=1)
-def _grain() -> np.ndarray:
-    """A tile of white noise with unit deviation, shared by all frames: each takes its own shifts of it."""
-    return np.random.default_rng(20).standard_normal((512, 512)).astype(np.float32)
+@lru_cache(maxsize=2)
+def _grain(height: int, width: int, channels: int) -> np.ndarray:
+    """White noise of unit deviation, somewhat larger than a picture; each frame cuts its own window out of it."""
+    shape = (height + _SLACK, width + _SLACK, channels)
+    return np.random.default_rng(20).standard_normal(shape, np.float32)
 
 
-def _tile(rng: random.Random, height: int, width: int) -> np.ndarray:
-    grain = np.roll(_grain(), (rng.randrange(512), rng.randrange(512)), (0, 1))
-    return np.tile(grain, (height // 512 + 1, width // 512 + 1))[:height, :width]
+def _noise(rng: random.Random, height: int, width: int, channels: int) -> np.ndarray:
+    y, x = rng.randrange(_SLACK), rng.randrange(_SLACK)
+    return _grain(height, width, channels)[y : y + height, x : x + width]
 
 
 def _develop(image: np.ndarray, label_ids: np.ndarray, light: Light, rng: random.Random) -> np.ndarray:
     """Averages the large picture down, then surface texture, lens and sensor."""
     height, width = label_ids.shape
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    fine = _tile(rng, height, width)
-    patches = cv2.resize(_tile(rng, height // 8 + 2, width // 8 + 2), (width, height), interpolation=cv2.INTER_LINEAR)
-    amplitude = CLASS_TEXTURE[label_ids]
-    texture = 1.0 + amplitude * (0.6 * fine + 0.7 * patches)
-    out = image.astype(np.float32) * texture[..., None]
-    gains = np.array([rng.gauss(1.0, 0.035), 1.0, rng.gauss(1.0, 0.035)], np.float32)
+    # Surfaces are rough at two scales: by the pixel and in patches of some pixels.
+    fine = cv2.extractChannel(np.ascontiguousarray(_noise(rng, height, width, 3)), 0)
+    patches = cv2.resize(fine[: height // 8 + 1, : width // 8 + 1], (width, height), interpolation=cv2.INTER_LINEAR)
+    roughness = cv2.addWeighted(fine, 0.6, patches, 0.7, 0.0)
+    gain = cv2.multiply(roughness, CLASS_TEXTURE[label_ids])
+    contrast = rng.uniform(0.95, 1.12)
     u, v = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
-    vignette = 1.0 - rng.uniform(0.02, 0.14) * (u[None] ** 2 + v[:, None] ** 2)
-    out *= vignette[..., None] * gains
+    dark = rng.uniform(0.02, 0.14)
+    gain = (gain + 1.0) * ((1.0 - dark * v[:, None] ** 2) - dark * u[None] ** 2) * contrast
+    gains = [cv2.multiply(gain, cast) for cast in (rng.gauss(1.0, 0.03), 1.0, rng.gauss(1.0, 0.03))]
+    out = cv2.multiply(image, cv2.merge(gains), dtype=cv2.CV_32F)
     sigma = rng.choice([0.0, 0.0, rng.uniform(0.35, 0.8)]) * width / 512
     if sigma > 0.3:
         out = cv2.GaussianBlur(out, (0, 0), sigma)
     noise = rng.uniform(1.0, 3.0) * (1.0 + 1.2 * light.dusk)
-    shot = np.stack([_tile(rng, height, width) for _ in range(3)], axis=-1)
-    out += noise * shot
-    contrast = rng.uniform(0.92, 1.1)
-    out = (out - 118) * contrast + 118 + rng.uniform(-6, 6)
-    return np.clip(out, 0, 255).astype(np.uint8)
+    offset = 112 * (1 - contrast) + rng.uniform(-4, 8)
+    return cv2.addWeighted(out, 1.0, _noise(rng, height, width, 3), noise, offset, dtype=cv2.CV_8U)

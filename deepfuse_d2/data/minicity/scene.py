@@ -9,13 +9,15 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from . import furniture, people, vehicles
+from . import furniture, lorries, people, vehicles
 from .camera import Camera, Light, Place
 from .canvas import Canvas, Mesh
 from .street import Street
+from .vehicles import Size
 
 __all__ = ["Plot", "Scene", "Thing", "make_scene"]
 
@@ -82,6 +84,40 @@ class Scene:
         return order
 
 
+class Kind(NamedTuple):
+    """How a kind of thing is measured when it is laid out and built when it is drawn."""
+
+    size: Callable[[random.Random], Size]
+    build: Callable[..., Mesh]
+
+
+KINDS = {
+    "car": Kind(vehicles.car_size, vehicles.build_car),
+    "truck": Kind(lorries.truck_size, lorries.build_truck),
+    "bus": Kind(lorries.bus_size, lorries.build_bus),
+    "train": Kind(lorries.tram_size, lorries.build_tram),
+    "trailer": Kind(lorries.trailer_size, lorries.build_trailer),
+    "person": Kind(people.person_size, people.build_person),
+    "bicycle": Kind(lambda rng: people.BICYCLE, people.build_bicycle),
+    "motorcycle": Kind(lambda rng: people.MOTORCYCLE, people.build_motorcycle),
+    "rider": Kind(lambda rng: people.BICYCLE._replace(height=1.8), people.build_bicycle),
+    "motorbike rider": Kind(lambda rng: people.MOTORCYCLE._replace(height=1.7), people.build_motorcycle),
+}
+_FINE = 13.0  # pixels a metre from which on small parts are drawn
+
+
+def draw_model(canvas: Canvas, kind: str, place: Place, size: Size, seed: int, light: Light, label: str | None = "") -> None:
+    """Builds and draws one thing, with its rider if it has one; ``label=None`` draws into the current object."""
+    rng = random.Random(seed)
+    fine = canvas.camera.pixels / max(place.z, 1.0) > _FINE
+    mesh = KINDS[kind].build(rng, place, light, size, fine)
+    ridden = {"rider": "bicycle", "motorbike rider": "motorcycle"}.get(kind)
+    own = ridden or (size.variant if kind == "trailer" else kind)
+    mesh.draw(canvas, place, own if label is not None else None)
+    if ridden:
+        people.build_rider(rng, place, light, motor=ridden == "motorcycle").draw(canvas, place, "rider")
+
+
 class _Layout:
     """Collects things and refuses those that would stand inside another."""
 
@@ -106,22 +142,30 @@ class _Layout:
         left = -self.view["centre"] * z / self.view["focal"] - shift
         return left, (1 - self.view["centre"]) * z / self.view["focal"] - shift
 
-    def add_model(self, parts: list[tuple[str, Mesh]], place: Place, size: tuple, *, gap: float = 0.25) -> bool:
-        length, height, width = size
-        sin, cos = abs(math.sin(place.heading)), abs(math.cos(place.heading))
-        hx, hz = (sin * length + cos * width) / 2, (cos * length + sin * width) / 2
-        box = (place.x - hx, place.x + hx, place.z - hz, place.z + hz)
-        if place.z - hz < 3.0 or not self.free(box, gap):
+    def vehicle(self, kind: str, x: float, z: float, heading: float, *, gap: float = 0.25) -> bool:
+        """Puts a vehicle or a person there, if there is room and it is in view; its parts are built when drawn."""
+        place = Place(x, z, heading, self.view["bend"])
+        size = KINDS[kind].size(self.rng)
+        seed = self.rng.getrandbits(64)
+        sin, cos = abs(math.sin(heading)), abs(math.cos(heading))
+        hx, hz = (sin * size.length + cos * size.width) / 2, (cos * size.length + sin * size.width) / 2
+        box = (x - hx, x + hx, z - hz, z + hz)
+        if box[2] < 3.0 or not self.in_view(box) or not self.free(box, gap):
             return False
-        half, reach = width / 2, length / 2
-        corners = np.array([(-half, 0, -reach), (half, 0, -reach), (half, 0, reach), (-half, 0, reach)], float)
+        half, reach = size.width / 2, size.length / 2
+        corners = np.array([(-half, 0, -reach), (half, 0, -reach), (half, 0, reach), (-half, 0, reach)])
 
         def draw(canvas: Canvas) -> None:
-            for label, mesh in parts:
-                mesh.draw(canvas, place, label)
+            draw_model(canvas, kind, place, size, seed, self.light)
 
-        self.things.append(Thing(box, height, draw, place.to_world(corners)))
+        self.things.append(Thing(box, size.height, draw, place.to_world(corners)))
         return True
+
+    def in_view(self, box: tuple) -> bool:
+        """Whether any part of a box is between the left and the right border of the picture."""
+        x0, x1, _, z1 = box
+        left, right = self.span(z1)
+        return x1 > left - 1.0 and x0 < right + 1.0
 
     def add_static(self, draw: Callable, x: float, z: float, half: float, height: float, *args, shadow=True) -> bool:
         """Furniture drawn by ``draw(canvas, rng, x, z, *args)``."""
@@ -137,31 +181,11 @@ class _Layout:
         self.things.append(Thing(box, height, run, corners if shadow else None))
         return True
 
-    def vehicle(self, kind: str, x: float, z: float, heading: float, *, gap: float = 0.25) -> bool:
-        rng, light = self.rng, self.light
-        place = Place(x, z, heading)
-        if kind in ("rider", "motorbike rider"):
-            motor = kind != "rider"
-            lower, size = (people.build_motorcycle if motor else people.build_bicycle)(rng, place, light)
-            upper, tall = people.build_rider(rng, place, light, motor=motor)
-            parts = [("motorcycle" if motor else "bicycle", lower), ("rider", upper)]
-            return self.add_model(parts, place, (size[0], tall[1], size[2]), gap=gap)
-        build = {
-            "car": vehicles.build_car, "truck": vehicles.build_truck, "bus": vehicles.build_bus, "train": vehicles.build_tram,
-            "motorcycle": people.build_motorcycle, "bicycle": people.build_bicycle, "person": people.build_person,
-        }[kind]  # fmt: skip
-        mesh, size = build(rng, place, light)
-        return self.add_model([(kind, mesh)], place, size, gap=gap)
-
     def group(self, kind: str, places: list[Place]) -> None:
         """Several things under one outline that nobody could tell apart: a Cityscapes group."""
         rng, light = self.rng, self.light
-        build = {"car": vehicles.build_car, "person": people.build_person, "bicycle": people.build_bicycle}[kind]
-        members = []
-        for place in sorted(places, key=lambda p: -p.z):
-            mesh, size = build(rng, place, light)
-            members.append((mesh, place, size))
-        reach = max(m[2][0] for m in members) / 2
+        members = [(p, KINDS[kind].size(rng), rng.getrandbits(64)) for p in sorted(places, key=lambda p: -p.z)]
+        reach = max(size.length for _, size, _ in members) / 2
         x0, x1 = min(p.x for p in places) - 0.9, max(p.x for p in places) + 0.9
         z0, z1 = min(p.z for p in places) - reach, max(p.z for p in places) + reach
         if not self.free((x0, x1, z0, z1)):
@@ -169,12 +193,12 @@ class _Layout:
 
         def draw(canvas: Canvas) -> None:
             canvas.begin(f"{kind}group")
-            for mesh, place, _ in members:
-                mesh.draw(canvas, place)
+            for place, size, seed in members:
+                draw_model(canvas, kind, place, size, seed, light, label=None)
             canvas.end()
 
         corners = np.array([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)], float)
-        self.things.append(Thing((x0, x1, z0, z1), members[0][2][1], draw, corners))
+        self.things.append(Thing((x0, x1, z0, z1), members[0][1].height, draw, corners))
 
 
 def _light(rng: random.Random) -> Light:
@@ -186,7 +210,7 @@ def _light(rng: random.Random) -> Light:
         "noon": (214, 224, 234), "overcast": (206, 209, 212), "morning": (232, 222, 206), "evening": (240, 206, 168), "dusk": (132, 122, 138),
     }[kind]  # fmt: skip
     strength = {"noon": rng.uniform(0.6, 0.85), "overcast": rng.uniform(0.0, 0.12), "morning": 0.7, "evening": 0.75, "dusk": 0.1}[kind]
-    level = {"noon": 1.0, "overcast": 0.88, "morning": 0.9, "evening": 0.86, "dusk": rng.uniform(0.42, 0.58)}[kind]
+    level = {"noon": 1.0, "overcast": 0.88, "morning": 0.9, "evening": 0.86, "dusk": rng.uniform(0.52, 0.68)}[kind]
     distance = rng.uniform(160, 420) if rng.random() > 0.15 else rng.uniform(75, 120)
     return Light(sun, strength, level * rng.uniform(0.93, 1.07), haze, distance, rng.uniform(0.6, 1.0) if kind == "dusk" else 0.0)
 
@@ -338,12 +362,8 @@ def _parked(layout: _Layout) -> None:
             if rng.random() < occupied and not blocked:
                 x = edge - sign * width / 2
                 heading = (0.0 if sign > 0 or rng.random() < 0.3 else math.pi) if along else slant + rng.choice([0, math.pi])
-                kind = rng.choices(["car", "truck", "motorcycle", "trailer", "caravan"], (88, 3, 7, 1, 1))[0] if along else "car"
-                if kind in ("trailer", "caravan"):
-                    place = Place(x, z, heading)
-                    mesh, size = vehicles.build_trailer(rng, place, layout.light, kind == "caravan")
-                    layout.add_model([(kind, mesh)], place, size)
-                elif kind == "motorcycle":
+                kind = rng.choices(["car", "truck", "motorcycle", "trailer"], (87, 3, 7, 3))[0] if along else "car"
+                if kind == "motorcycle":
                     for k in range(rng.choice([1, 2, 3])):
                         layout.vehicle(kind, x, z - 1 + 1.1 * k, sign * rng.uniform(1.1, 2.0), gap=0.05)
                 else:
@@ -408,7 +428,7 @@ def _furniture(layout: _Layout) -> None:
             layout.add_static(furniture.draw_lamp, kerb, z, 0.1, 7.0)
             z += step
         for _ in range(rng.choice([0, 1, 1, 2])):
-            layout.add_static(furniture.draw_sign, kerb, rng.uniform(7, 40), 0.1, 2.6)
+            layout.add_static(furniture.draw_sign, kerb, rng.uniform(10, 42), 0.1, 2.6)
         for _ in range(rng.choice([0, 0, 1, 2])):
             layout.add_static(furniture.draw_static, kerb + sign * rng.uniform(0, walk - 0.9), rng.uniform(6, 26), 0.4, 0.9)
         if rng.random() < 0.2:

@@ -100,7 +100,7 @@ def _strip(canvas: Canvas, label: str, x0: float, x1: float, z0: float, z1: floa
 def draw_ground(canvas: Canvas, street: Street, rng: random.Random) -> None:
     """Ground, sidewalks, carriageway, parking lanes, rails and all markings."""
     s = street
-    grey = rng.uniform(84, 124)
+    grey = rng.uniform(98, 140)
     warm = rng.uniform(-4, 6)
     asphalt = (grey + warm, grey + 1, grey - warm + 2)
     pave = rng.choice([(168, 162, 154), (150, 148, 148), (178, 164, 148), (142, 134, 130)])
