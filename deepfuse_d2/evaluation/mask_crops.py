@@ -115,22 +115,21 @@ def crops_from_unpasted(
         one :data:`MaskCrop` for each mask; its border may be empty.
     """
     height, width = shape
-    for mask, box in zip(masks, boxes, strict=True):
-        # One pixel beyond the box: grid_sample fades to 0 over half a cell of the mask outside it.
-        left, top = (int(side) for side in (box[:2].floor() - 1).clamp(min=0))
-        right = int((box[2].ceil() + 1).clamp(max=width))
-        bottom = int((box[3].ceil() + 1).clamp(max=height))
+    # One pixel beyond the box: grid_sample fades to 0 over half a cell of the mask outside it.
+    starts = (boxes[:, :2].floor() - 1).clamp(min=0).int().tolist()
+    stops = torch.minimum(boxes[:, 2:].ceil() + 1, boxes.new_tensor([width, height])).int().tolist()
+    centres_x = torch.arange(width, dtype=torch.float32) + 0.5
+    centres_y = torch.arange(height, dtype=torch.float32) + 0.5
+    for mask, box, (left, top), (right, bottom) in zip(masks, boxes, starts, stops, strict=True):
         if left >= right or top >= bottom:
             yield _EMPTY
             continue
+        x0, y0, x1, y1 = box
         # Pixel centres in coordinates where the box spans -1 .. 1.
-        x = torch.arange(left, right, dtype=torch.float32) + 0.5
-        y = torch.arange(top, bottom, dtype=torch.float32) + 0.5
-        x = (x - box[0]) / (box[2] - box[0]) * 2 - 1
-        y = (y - box[1]) / (box[3] - box[1]) * 2 - 1
-        grid = torch.empty(len(y), len(x), 2)
-        grid[..., 0], grid[..., 1] = x, y[:, None]
-        inside = F.grid_sample(mask[None], grid[None].to(mask.dtype), align_corners=False)
+        grid = torch.empty(1, bottom - top, right - left, 2)
+        grid[0, :, :, 0] = (centres_x[left:right] - x0) / (x1 - x0) * 2 - 1
+        grid[0, :, :, 1] = ((centres_y[top:bottom] - y0) / (y1 - y0) * 2 - 1)[:, None]
+        inside = F.grid_sample(mask[None], grid.to(mask.dtype), align_corners=False)
         yield top, left, (inside[0, 0] >= threshold).numpy()
 
 
