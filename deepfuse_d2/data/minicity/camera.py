@@ -110,7 +110,7 @@ class Light:
     def shade(self, nx: float, ny: float, nz: float) -> float:
         """Brightness of a surface by its unit normal in world coordinates."""
         facing = nx * self.sun[0] + ny * self.sun[1] + nz * self.sun[2]
-        return 0.72 + 0.10 * ny + self.strength * (0.55 * facing if facing > 0 else 0.12 * facing)
+        return 0.78 + 0.10 * ny + self.strength * (0.55 * facing if facing > 0 else 0.12 * facing)
 
     def tint(
         self, color: tuple[float, float, float], depth: float, shade: float = 1.0

@@ -165,9 +165,9 @@ def draw_barrier(canvas: Canvas, rng: random.Random, kind: str, x: float, z0: fl
         mesh.poly(cells, tone, face * 0.84, solid=False, count=len(cells) // 4)
         if rng.random() < 0.35:  # sprayed
             for _ in range(rng.randint(1, 3)):
-                z = rng.uniform(z0, z1)
+                z = rng.uniform(z0, max(z1 - 2.2, z0))
                 paint = (rng.uniform(30, 230), rng.uniform(30, 200), rng.uniform(60, 230))
-                pts = [(x, rng.uniform(0.4, height - 0.2), z + 0.5 * k) for k in range(5)]
+                pts = [(x, rng.uniform(0.4, height - 0.3), z + 0.5 * k) for k in range(5)]
                 mesh.line(pts, 0.14, paint, solid=False)
         mesh.poly([(x, height, z0), (x, height, z1), (x, height + 0.12, z1), (x, height + 0.12, z0)], tone, face * 1.12)
         mesh.poly([(x, 0, z0), (x + side * 0.3, 0, z0), (x + side * 0.3, height + 0.12, z0), (x, height + 0.12, z0)], tone, canvas.light.shade(0, 0, -1))

@@ -29,11 +29,11 @@ def build_truck(rng: random.Random, place: Place, light: Light, size: Size, fine
     body = Body(place, light, size.width / 2)
     front, rear, wheel = size.length / 2, -size.length / 2, 0.48
     axles = [front - 1.1, rear + 1.3] + ([rear + 2.5] if size.length > 7.5 else [])
-    body.tyres(axles, wheel, 0.32)
+    body.tyres(axles, wheel, 0.32, 16)
     parts = [_cab, _cargo] if math.cos(place.heading) > 0 else [_cargo, _cab]
     for part in parts:  # the farther half first
         part(body, rng, light, size, fine)
-    body.rims(axles, wheel, 0, (150, 152, 156))
+    body.rims(axles, wheel, 0, (150, 152, 156), 16)
     return body.mesh
 
 
@@ -105,9 +105,9 @@ def build_bus(rng: random.Random, place: Place, light: Light, size: Size, fine: 
     paint, stripe = rng.choice(BUS_PAINTS)
     body = Body(place, light, size.width / 2)
     axles = [size.length / 2 - 2.5, -size.length / 2 + 2.9]
-    body.tyres(axles, 0.48, 0.3)
+    body.tyres(axles, 0.48, 0.3, 16)
     _coach(body, rng, light, size, paint, stripe, doors=rng.choice([2, 3]), nose=0.12, tail=0.08)
-    body.rims(axles, 0.46, 0, (140, 142, 146))
+    body.rims(axles, 0.46, 0, (140, 142, 146), 16)
     _mirrors(body, size.length / 2 + 0.05, 1.9)
     return body.mesh
 

@@ -13,10 +13,11 @@ import numpy as np
 from . import buildings, furniture
 from .camera import Light
 from .canvas import SUPERSAMPLE, Canvas
-from .labels import CLASS_TEXTURE, LABEL_IDS, has_instances, label_id
-from .scene import FEATURES, Plot, Scene, Street, Thing, make_scene
-from .street import FAR, draw_ground, draw_shadows, draw_sky
+from .labels import CLASS_TEXTURE, has_instances, label_id
+from .scene import FEATURES, Plot, Scene, make_scene
+from .street import FAR, Street, draw_ground, draw_shadows, draw_sky
 
+_SHADE = 0.6  # light that remains where the sun does not reach
 _SLACK = 97  # pixels by which the noise is larger than the picture
 
 __all__ = ["CITIES", "Frame", "frame_name", "render_frame"]
@@ -86,45 +87,54 @@ def _draw(canvas: Canvas, scene: Scene) -> None:
     for _ in range(rng.randint(2, 6)):
         side = rng.choice([-1, 1])
         furniture.draw_tree(canvas, rng, side * rng.uniform(8, 60), FAR - 10, rng.uniform(9, 16))
-    heights = {}
-    shadows = []
-    for thing in scene.things:
-        shadows += _shadow(thing, scene.light)
-    # Houses are laid out before they are drawn, as their shadows fall on the road first.
-    draw_shadows(canvas, shadows)
+    draw_shadows(canvas, _shadows(scene))
     for plot in sorted(scene.plots, key=lambda p: -p.z1):
-        heights[plot.seed] = _draw_plot(canvas, scene.street, plot)
+        _draw_plot(canvas, scene.street, plot)
     for thing in scene.ordered():
         thing.draw(canvas)
     _draw_own_car(canvas, rng)
 
 
-def _shadow(thing: Thing, light: Light) -> list[tuple[np.ndarray, float]]:
-    if thing.footprint is None:
-        return []
-    base = thing.footprint
-    shadows = [(base, 0.45)] if thing.height < 4 else []  # the dark under a car, whatever the weather
+def _shadows(scene: Scene) -> list[tuple[np.ndarray, float]]:
+    """(ground points whose hull lies in shadow, share of light that remains) of all things and houses."""
+    light, shadows = scene.light, []
+    cast = np.array([-light.sun[0], 0.0, -light.sun[2]]) / max(light.sun[1], 0.3)  # a metre's shadow
+    for thing in scene.things:
+        if thing.footprint is None:
+            continue
+        if thing.height < 4:  # the dark under a car, whatever the weather
+            shadows.append((thing.footprint, 0.45))
+        if light.strength > 0.3:
+            tip = thing.footprint + cast * min(thing.height, 9.0)
+            shadows.append((np.concatenate([thing.footprint, tip]), _SHADE))
+            if thing.crown:
+                centre = thing.footprint.mean(axis=0) + 0.65 * thing.height * cast
+                angles = np.linspace(0, 2 * math.pi, 12, endpoint=False)
+                ring = np.stack([np.cos(angles), 0 * angles, np.sin(angles)], axis=1)
+                shadows.append((centre + thing.crown * ring, _SHADE))
     if light.strength > 0.3:
-        reach = min(thing.height, 9.0) / max(light.sun[1], 0.2)
-        shift = np.array([-light.sun[0] * reach, 0.0, -light.sun[2] * reach])
-        shadows.append((np.concatenate([base, base + shift]), 0.62))
+        height = {"suburb": 4.5, "works": 6.0}.get(scene.street.style, 11.0)
+        for plot in scene.plots:
+            if plot.kind == "house" and plot.z1 > 1:
+                x = scene.street.front[0 if plot.side < 0 else 1]
+                foot = np.array([(x, 0, max(plot.z0, 0.5)), (x, 0, plot.z1)])
+                shadows.append((np.concatenate([foot, foot + height * cast]), _SHADE))
     return shadows
 
 
-def _draw_plot(canvas: Canvas, street: Street, plot: Plot) -> float:
+def _draw_plot(canvas: Canvas, street: Street, plot: Plot) -> None:
     rng = random.Random(plot.seed)
     front = street.front[0 if plot.side < 0 else 1]
     # Nothing of a plot is nearer to the street than its front, so it is out of view while its far corner is.
     if plot.z1 < 1.0 or not canvas.camera.sees(front, plot.z1, 1.0):
-        return 0.0
+        return
     if plot.kind == "house":
         setback = rng.uniform(1.5, 5.0) if street.style == "suburb" else 0.0
-        height = buildings.draw_building(canvas, rng, street.style, front + plot.side * setback, plot.z0, plot.z1)
+        buildings.draw_building(canvas, rng, street.style, front + plot.side * setback, plot.z0, plot.z1)
         if setback > 2 and plot.z0 > 1.5:
             for _ in range(rng.randint(0, 3)):
                 furniture.draw_bush(canvas, rng, front + plot.side * rng.uniform(0.5, 1.2), rng.uniform(plot.z0, plot.z1), rng.uniform(1.2, 2.2), rng.uniform(0.7, 1.3))
     else:
-        height = 6.0
         for _ in range(rng.randint(1, 3)):
             z = max(rng.uniform(plot.z0, plot.z1), 5.0)
             furniture.draw_tree(canvas, rng, front + plot.side * rng.uniform(3, 9), z, rng.uniform(5, 10))
@@ -135,7 +145,6 @@ def _draw_plot(canvas: Canvas, street: Street, plot: Plot) -> float:
     if (plot.kind == "garden" or street.style == "suburb") and rng.random() < barrier:
         kind = rng.choice(["fence", "fence", "wall"] if street.style != "works" else ["fence", "wall", "wall"])
         furniture.draw_barrier(canvas, rng, kind, front, plot.z0, plot.z1, rng.uniform(0.9, 1.5) if street.style == "suburb" else rng.uniform(1.4, 2.6))
-    return height
 
 
 def _draw_own_car(canvas: Canvas, rng: random.Random) -> None:

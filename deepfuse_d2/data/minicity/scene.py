@@ -23,7 +23,7 @@ __all__ = ["Plot", "Scene", "Thing", "make_scene"]
 
 LANE = 3.25
 # Every frame asks for one of these besides its ordinary traffic, so that rare classes occur in small sets too.
-FEATURES = ["truck", "bus", "train", "motorcycle", "rider", "bicycle", "truck", "bus", "train", "motorbike rider", "crowd", "crossing"]  # fmt: skip
+FEATURES = ["truck", "bus", "train", "motorcycle", "rider", "bicycle", "crowd", "train", "motorbike rider", "bicycle", "crossing", "motorcycle"]  # fmt: skip
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Thing:
     height: float
     draw: Callable[[Canvas], None]
     footprint: np.ndarray | None = None  # corners (4, 3) on the ground, where it throws a shadow
-    solid: bool = True
+    crown: float = 0.0  # radius of a crown that throws a shadow of its own
 
 
 @dataclass
@@ -128,7 +128,7 @@ class _Layout:
     def free(self, box: tuple, gap: float = 0.25) -> bool:
         x0, x1, z0, z1 = box
         return not any(
-            t.solid and x0 < t.box[1] + gap and x1 > t.box[0] - gap and z0 < t.box[3] + gap and z1 > t.box[2] - gap
+            x0 < t.box[1] + gap and x1 > t.box[0] - gap and z0 < t.box[3] + gap and z1 > t.box[2] - gap
             for t in self.things
         )  # fmt: skip
 
@@ -167,7 +167,7 @@ class _Layout:
         left, right = self.span(z1)
         return x1 > left - 1.0 and x0 < right + 1.0
 
-    def add_static(self, draw: Callable, x: float, z: float, half: float, height: float, *args, shadow=True) -> bool:
+    def add_static(self, draw: Callable, x: float, z: float, half: float, height: float, *args, crown: float = 0.0) -> bool:
         """Furniture drawn by ``draw(canvas, rng, x, z, *args)``."""
         seed = self.rng.getrandbits(64)
         box = (x - half, x + half, z - half, z + half)
@@ -178,7 +178,7 @@ class _Layout:
         def run(canvas: Canvas) -> None:
             draw(canvas, random.Random(seed), x, z, *args)
 
-        self.things.append(Thing(box, height, run, corners if shadow else None))
+        self.things.append(Thing(box, height, run, corners, crown))
         return True
 
     def group(self, kind: str, places: list[Place]) -> None:
@@ -210,7 +210,7 @@ def _light(rng: random.Random) -> Light:
         "noon": (214, 224, 234), "overcast": (206, 209, 212), "morning": (232, 222, 206), "evening": (240, 206, 168), "dusk": (132, 122, 138),
     }[kind]  # fmt: skip
     strength = {"noon": rng.uniform(0.6, 0.85), "overcast": rng.uniform(0.0, 0.12), "morning": 0.7, "evening": 0.75, "dusk": 0.1}[kind]
-    level = {"noon": 1.0, "overcast": 0.88, "morning": 0.9, "evening": 0.86, "dusk": rng.uniform(0.52, 0.68)}[kind]
+    level = {"noon": 1.1, "overcast": 0.92, "morning": 0.98, "evening": 0.92, "dusk": rng.uniform(0.52, 0.68)}[kind]
     distance = rng.uniform(160, 420) if rng.random() > 0.15 else rng.uniform(75, 120)
     return Light(sun, strength, level * rng.uniform(0.93, 1.07), haze, distance, rng.uniform(0.6, 1.0) if kind == "dusk" else 0.0)
 
@@ -311,7 +311,7 @@ def _featured(layout: _Layout, feature: str) -> None:
             edge = (street.left, street.right)[side]
             # Parked on the sidewalk near the kerb, seen from the side or at an angle.
             heading = rng.choice([rng.uniform(0.4, 1.2), rng.uniform(1.9, 2.8), math.pi / 2, 0.1]) * rng.choice([-1, 1])
-            z = rng.uniform(7, 20)
+            z = rng.uniform(6.5, 14)
             layout.vehicle(feature, edge + sign * rng.uniform(0.6, 1.5), z, heading)
 
 
@@ -334,7 +334,7 @@ def _traffic(layout: _Layout) -> None:
                     kind = "car"
             layout.vehicle(kind, x + offset, z + (4 if kind in ("truck", "bus") else 0), heading + rng.gauss(0, 0.03), gap=0.6)
             z += 7 + rng.expovariate(busy / 14)
-    if street.tram is not None and rng.random() < 0.15:
+    if street.tram is not None and rng.random() < 0.35:
         layout.vehicle("train", street.tram, rng.uniform(30, 70), rng.choice([0.0, math.pi]))
     if street.crossing is None:
         return
@@ -421,7 +421,7 @@ def _furniture(layout: _Layout) -> None:
             z, step, tall = rng.uniform(6, 16), rng.uniform(9, 16), rng.uniform(5.5, 10)
             while z < 95:
                 if crossing is None or not crossing - 3 < z < crossing + street.crossing_width + 3:
-                    layout.add_static(furniture.draw_tree, kerb + sign * 0.3, z, 0.35, tall, tall * rng.uniform(0.8, 1.15))
+                    layout.add_static(furniture.draw_tree, kerb + sign * 0.3, z, 0.35, tall, tall * rng.uniform(0.8, 1.15), crown=0.3 * tall)
                 z += step * rng.uniform(0.8, 1.3)
         z, step = rng.uniform(7, 22), rng.uniform(22, 34)
         while z < 110 and rng.random() < 0.95:
@@ -431,6 +431,11 @@ def _furniture(layout: _Layout) -> None:
             layout.add_static(furniture.draw_sign, kerb, rng.uniform(10, 42), 0.1, 2.6)
         for _ in range(rng.choice([0, 0, 1, 2])):
             layout.add_static(furniture.draw_static, kerb + sign * rng.uniform(0, walk - 0.9), rng.uniform(6, 26), 0.4, 0.9)
+        for kind, chance in (("bicycle", 0.4), ("motorcycle", 0.12)):  # left at the kerb or against a wall
+            if rng.random() < chance:
+                x = edge + sign * rng.choice([0.8, walk - 0.5])
+                heading = rng.choice([0.0, math.pi]) + rng.choice([rng.gauss(0, 0.3), rng.uniform(0.8, 2.0)])
+                layout.vehicle(kind, x, rng.uniform(6, 18), heading)
         if rng.random() < 0.2:
             layout.add_static(furniture.draw_post, kerb, rng.uniform(8, 30), 0.1, 5.0, rng.uniform(4, 8))
         if street.style == "works" and rng.random() < 0.3:

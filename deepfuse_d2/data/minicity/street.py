@@ -73,7 +73,9 @@ def draw_sky(canvas: Canvas, rng: random.Random) -> None:
     cloud = np.clip((0.65 * coarse + 0.35 * fine - cover) * 3.2, 0, 1)[..., None] * rng.uniform(0.3, 0.95)
     tone = np.array(light.haze) * 0.55 + 255 * 0.45 * light.level - 60 * (fine[..., None] - 0.5)
     sky = sky * (1 - cloud) + tone * cloud
-    band = round(canvas.camera.horizon * height) + 2 * SUPERSAMPLE
+    camera = canvas.camera
+    far_edge = camera.horizon * camera.height + camera.eye * camera.pixels / FAR  # of the ground
+    band = round((far_edge + 1.5) * SUPERSAMPLE)
     picture = cv2.resize(np.clip(sky, 0, 255).astype(np.uint8), (width, band), interpolation=cv2.INTER_CUBIC)
     canvas.image[:band] = picture
     canvas.begin("sky")
@@ -202,20 +204,17 @@ def draw_shadows(canvas: Canvas, shadows: list[tuple[np.ndarray, float]]) -> Non
     """Darkens the picture inside world polygons (points (N, 3), share of light that remains), with soft edges."""
     height, width = canvas.image.shape[:2]
     horizon = int(canvas.camera.horizon * height)
-    # Shadows are soft, so a quarter of the picture's resolution will do.
+    # Shadows are soft, so a quarter of the picture's resolution will do. The darkest come last and prevail.
     small = np.full((height // 4, width // 4), 255, np.uint8)
+    shadows = sorted(shadows, key=lambda shadow: -shadow[1])
+    pixels, _ = canvas.camera.project(np.concatenate([points for points, _ in shadows] or [np.zeros((1, 3))]))
+    fixed = np.rint((pixels * SUPERSAMPLE / 4 - 0.5) * 16)
+    fixed = np.clip(fixed, -(1 << 24), 1 << 24).astype(np.int32)
+    stop = 0
     for points, remains in shadows:
-        pixels, _ = canvas.camera.project(points)
-        fixed = np.clip(np.rint((pixels * SUPERSAMPLE / 4 - 0.5) * 16), -(1 << 24), 1 << 24).astype(np.int32)
-        hull = cv2.convexHull(fixed)
-        layer = int(255 * remains)
-        x0, y0 = np.maximum(hull.min(axis=(0, 1)) // 16 - 1, 0)
-        x1, y1 = hull.max(axis=(0, 1)) // 16 + 2
-        part = small[y0:y1, x0:x1]
-        if part.size:
-            patch = np.full(part.shape, 255, np.uint8)
-            cv2.fillConvexPoly(patch, hull - np.array([x0 * 16, y0 * 16], np.int32), layer, cv2.LINE_8, 4)
-            np.minimum(part, patch, out=part)
+        start, stop = stop, stop + len(points)
+        hull = cv2.convexHull(fixed[start:stop])
+        cv2.fillConvexPoly(small, hull, int(255 * remains), cv2.LINE_8, 4)
     small = cv2.blur(small, (3, 3))
     full = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)[horizon:, :, None]
     ground = canvas.image[horizon:]

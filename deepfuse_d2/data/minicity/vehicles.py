@@ -133,26 +133,28 @@ class Body:
         profile = [(z1, y0, "b"), (z1, y1, "b"), (z0, y1, "b"), (z0, y0, "k")]
         self.extrude(profile, {"b": color, "k": TRIM}, [half] * 4)
 
-    def tyres(self, axles, radius: float, width: float = 0.22) -> None:
+    def tyres(self, axles, radius: float, width: float = 0.22, points: int = 12) -> None:
         """Wheels as black drums; drawn before the body, which hides their upper halves."""
         for z in axles:
             for sign in (-1.0, 1.0):
                 outer, inner = sign * self.half * 0.99, sign * (self.half - width)
                 low = 0.3 * radius
                 for x in (inner, outer):
-                    self.mesh.poly(circle(x, radius, z, radius, 12), TYRE)
+                    self.mesh.poly(circle(x, radius, z, radius, points), TYRE)
                 for y0, reach in ((0.0, 0.0), (low, 0.8 * radius), (low, -0.8 * radius)):
                     tread = [(inner, y0), (outer, y0), (outer, radius), (inner, radius)]
                     self.mesh.poly([(x, y, z + reach) for x, y in tread], TYRE)
 
-    def rims(self, axles, radius: float, spokes: int = 0, color=CHROME) -> None:
+    def rims(
+        self, axles, radius: float, spokes: int = 0, color=CHROME, points: int = 12
+    ) -> None:
         """Wheel arches, tyres and rims on the flanks; drawn after the body."""
         rings = ((1.16, (14, 14, 15)), (1.0, TYRE), (0.66, color), (0.2, (60, 62, 66)))
         for z in axles:
             for sign in self.flanks:
                 x = sign * self.half * 1.005
                 for scale, tone in rings:
-                    ring = circle(x, radius, z, radius * scale, 12)[::sign]
+                    ring = circle(x, radius, z, radius * scale, points)[::sign]
                     if scale > 1:
                         ring = [(a, max(b, 0.25 * radius), c) for a, b, c in ring]
                     self.mesh.poly(ring, tone, 0.9, solid=scale == 1.0, cull=True)
@@ -185,7 +187,10 @@ def build_car(rng: random.Random, place: Place, light: Light, size: Size, fine: 
     profile = [(z * length, y * height, m) for z, y, m in shape.profile]
     halves = [taper(y) * (0.93 if abs(z) > 0.47 * length else 1.0) for z, y, _ in profile]
     axles = [z * length for z in shape.axles]
-    body.tyres(axles, shape.wheel)
+    for sign in (-1.0, 1.0):  # mirrors; the body hides the far one
+        at = (sign * (half + 0.09), belt * height + 0.06, (shape.doors[0] - 0.02) * length)
+        body.mesh.ball(at, 0.11, 0.08, paint, 0.8)
+    body.tyres(axles, shape.wheel, points=20 if fine else 10)
     body.extrude(profile, {"b": paint, "g": GLASS, "k": (38, 39, 42)}, halves)
 
     def scaled(points: Points) -> Points:
@@ -210,10 +215,7 @@ def build_car(rng: random.Random, place: Place, light: Light, size: Size, fine: 
             body.side(rect(z, z + 0.03, 0.2 * height, belt * height), dim(paint, 0.55))
             body.side(rect(z - 0.95, z - 0.75, 0.57 * height, 0.59 * height), dim(paint, 0.55))
     _faces(body, rng, light, shape, size, fine)
-    body.rims(axles, shape.wheel, rng.choice([0, 5, 6]) if fine else 0)
-    for sign in (-1.0, 1.0):
-        at = (sign * (half + 0.09), belt * height + 0.06, (shape.doors[0] - 0.02) * length)
-        body.mesh.ball(at, 0.11, 0.08, paint, 0.8)
+    body.rims(axles, shape.wheel, rng.choice([0, 5, 6]) if fine else 0, points=20 if fine else 10)
     if taxi:
         body.mesh.ball((0.0, height + 0.07, 0.0), 0.3, 0.09, (250, 246, 220), 1.1)
     return body.mesh

@@ -101,8 +101,13 @@ def write_frame(root: Path, manifest: Manifest, split: str, index: int) -> None:
     label_ids = frame.label_ids
     color = cv2.cvtColor(COLORS[label_ids], cv2.COLOR_RGB2BGRA)
     pictures = (cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), frame.instance_ids, label_ids, TRAIN_IDS[label_ids], color)
-    for path, picture in zip(paths, pictures, strict=False):
-        if not cv2.imwrite(str(path), np.ascontiguousarray(picture), [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV >= 4.11; one filter for all rows halves the time
+        fast += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
+    # Noise has no repetitions to search for: Huffman codes alone are as small.
+    noisy = [*fast, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+    for k, (path, picture) in enumerate(zip(paths, pictures, strict=False)):
+        if not cv2.imwrite(str(path), np.ascontiguousarray(picture), fast if k else noisy):
             raise OSError(f"MiniCity: cannot write {path}; is the disk full or the folder read-only?")
     objects = [{"label": label, "polygon": polygon.tolist()} for label, polygon in frame.objects]
     document = {"imgHeight": manifest.height, "imgWidth": manifest.width, "objects": objects}
