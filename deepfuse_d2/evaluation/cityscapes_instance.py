@@ -69,7 +69,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
                 f'Data set "{dataset_name}" has no thing_classes in its metadata; register it '
                 "first, with thing_classes named as in Cityscapes (person, rider, car, ...)."
             )
-        from cityscapesscripts.helpers.labels import labels  # slow to import, so only when needed
+        from cityscapesscripts.helpers.labels import labels  # its label table only
 
         evaluated = {x.name: x.id for x in labels if x.hasInstances and not x.ignoreInEval}
         self._dataset_name = dataset_name
