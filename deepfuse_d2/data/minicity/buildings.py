@@ -18,25 +18,44 @@ WALLS = {
     "works": [(168, 170, 172), (140, 146, 152), (186, 176, 160), (150, 100, 84), (120, 132, 140), (200, 200, 196)],
 }  # fmt: skip
 ROOFS = [(134, 70, 54), (112, 62, 50), (78, 76, 80), (92, 84, 80), (150, 88, 64)]
-SHOPS = [(150, 36, 40), (34, 72, 112), (40, 92, 64), (46, 44, 48), (196, 140, 50), (110, 60, 104), (220, 216, 206)]
+SHOPS = [
+    (150, 36, 40),
+    (34, 72, 112),
+    (40, 92, 64),
+    (46, 44, 48),
+    (196, 140, 50),
+    (110, 60, 104),
+    (220, 216, 206),
+]
 PANE = (58, 70, 84)
 
 
 def _quads(x: float, cells: list[tuple[float, float, float, float]]) -> list[tuple]:
     """Rectangles (z0, z1, y0, y1) on the plane at ``x``."""
-    return [p for z0, z1, y0, y1 in cells for p in ((x, y0, z0), (x, y0, z1), (x, y1, z1), (x, y1, z0))]
+    return [
+        p for z0, z1, y0, y1 in cells for p in ((x, y0, z0), (x, y0, z1), (x, y1, z1), (x, y1, z0))
+    ]
 
 
 def _across(z: float, cells: list[tuple[float, float, float, float]]) -> list[tuple]:
     """Rectangles (x0, x1, y0, y1) on the plane at ``z``."""
-    return [p for x0, x1, y0, y1 in cells for p in ((x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z))]
+    return [
+        p for x0, x1, y0, y1 in cells for p in ((x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z))
+    ]
 
 
-def draw_building(canvas: Canvas, rng: random.Random, style: str, front: float, z0: float, z1: float) -> float:
+def draw_building(
+    canvas: Canvas, rng: random.Random, style: str, front: float, z0: float, z1: float
+) -> float:
     """A house from z0 to z1 with its front at x = ``front``, facing the road; returns its height."""
     light = canvas.light
     side = -1.0 if front < 0 else 1.0
-    floors = {"old": rng.randint(3, 5), "boulevard": rng.randint(4, 7), "suburb": rng.randint(1, 2), "works": rng.randint(1, 3)}[style]
+    floors = {
+        "old": rng.randint(3, 5),
+        "boulevard": rng.randint(4, 7),
+        "suburb": rng.randint(1, 2),
+        "works": rng.randint(1, 3),
+    }[style]
     storey = rng.uniform(2.9, 3.5) if style != "works" else rng.uniform(3.4, 4.4)
     ground = storey * (1.2 if style in ("old", "boulevard") else 1.0)
     height = ground + storey * (floors - 1) + 0.5
@@ -51,13 +70,26 @@ def draw_building(canvas: Canvas, rng: random.Random, style: str, front: float, 
     if pitched:
         _roof(mesh, rng, light, side, front, near, z1, height, depth, wall, end)
     else:
-        mesh.poly([(front, height, near), (back, height, near), (back, height + 0.5, near), (front, height + 0.5, near)], wall, end * 0.9)
-    mesh.poly([(front, 0, near), (back, 0, near), (back, height, near), (front, height, near)], wall, end)
+        mesh.poly(
+            [
+                (front, height, near),
+                (back, height, near),
+                (back, height + 0.5, near),
+                (front, height + 0.5, near),
+            ],
+            wall,
+            end * 0.9,
+        )
+    mesh.poly(
+        [(front, 0, near), (back, 0, near), (back, height, near), (front, height, near)], wall, end
+    )
     # The front, in strips along the street so that its far part fades into the air.
     strips = max(1, int((z1 - near) / 5))
     for k in reversed(range(strips)):
         a, b = near + (z1 - near) * k / strips, near + (z1 - near) * (k + 1) / strips
-        mesh.poly([(front, 0, a), (front, 0, b), (front, height, b), (front, height, a)], wall, face)
+        mesh.poly(
+            [(front, 0, a), (front, 0, b), (front, height, b), (front, height, a)], wall, face
+        )
     if z0 > 2:
         _end_windows(mesh, rng, front, side, z0, ground, storey, floors, end)
     _front(mesh, rng, light, style, front, side, z0, z1, ground, storey, floors, wall, face)
@@ -70,14 +102,26 @@ def draw_building(canvas: Canvas, rng: random.Random, style: str, front: float, 
 def _roof(mesh: Mesh, rng, light, side, front, z0, z1, height, depth, wall, end) -> None:
     ridge, rise = front + side * depth / 2, rng.uniform(2.2, 4.2)
     tile = rng.choice(ROOFS)
-    mesh.poly([(front, height, z0), (front + side * depth, height, z0), (ridge, height + rise, z0)], wall, end)
+    mesh.poly(
+        [(front, height, z0), (front + side * depth, height, z0), (ridge, height + rise, z0)],
+        wall,
+        end,
+    )
     mesh.poly([(front - side * 0.3, height, z0), (front - side * 0.3, height, z1), (ridge, height + rise, z1), (ridge, height + rise, z0)],
               tile, light.shade(-side * 0.6, 0.8, 0.0))  # fmt: skip
     for _ in range(rng.randint(0, 2)):
         z = rng.uniform(z0 + 1, max(z1 - 1.5, z0 + 1.2))
         x = ridge + side * rng.uniform(-0.6, 0.2)
-        mesh.poly(_across(z, [(x - 0.4, x + 0.4, height + rise - 0.8, height + rise + 1.0)]), (140, 84, 68), end)
-        mesh.poly(_quads(x - side * 0.4, [(z, z + 0.7, height + rise - 0.8, height + rise + 1.0)]), (128, 76, 62), 0.8)
+        mesh.poly(
+            _across(z, [(x - 0.4, x + 0.4, height + rise - 0.8, height + rise + 1.0)]),
+            (140, 84, 68),
+            end,
+        )
+        mesh.poly(
+            _quads(x - side * 0.4, [(z, z + 0.7, height + rise - 0.8, height + rise + 1.0)]),
+            (128, 76, 62),
+            0.8,
+        )
 
 
 def _end_windows(mesh: Mesh, rng, front, side, z, ground, storey, floors, shade) -> None:
@@ -91,7 +135,9 @@ def _end_windows(mesh: Mesh, rng, front, side, z, ground, storey, floors, shade)
     mesh.poly(_across(z, cells), PANE, shade, solid=False, count=len(cells))
 
 
-def _front(mesh: Mesh, rng, light, style, front, side, z0, z1, ground, storey, floors, wall, face) -> None:
+def _front(
+    mesh: Mesh, rng, light, style, front, side, z0, z1, ground, storey, floors, wall, face
+) -> None:
     """Windows, doors, shops, ledges; a hand's breadth before the wall."""
     x = front - side * 0.03
     bay = rng.uniform(2.2, 3.2)
@@ -115,18 +161,30 @@ def _front(mesh: Mesh, rng, light, style, front, side, z0, z1, ground, storey, f
     awnings = []
     for k, z in enumerate(starts):
         if shops:
-            panes.append((z - 0.3 * (bay - wide), z + wide + 0.3 * (bay - wide), 0.45, ground - 0.95))
+            panes.append(
+                (z - 0.3 * (bay - wide), z + wide + 0.3 * (bay - wide), 0.45, ground - 0.95)
+            )
             gleams.append((z - 0.2 * (bay - wide), z + wide * 0.5, 1.3, ground - 1.05))
         elif k % 3 == 1:
-            mesh.poly(_quads(x, [(z, z + 1.15, 0.0, 2.3)]), rng.choice(SHOPS), face * 0.8, solid=False)
+            mesh.poly(
+                _quads(x, [(z, z + 1.15, 0.0, 2.3)]), rng.choice(SHOPS), face * 0.8, solid=False
+            )
         elif style != "works" or rng.random() < 0.5:
             frames.append((z - 0.12, z + wide + 0.12, 0.9, min(ground - 0.5, 0.9 + tall)))
             panes.append((z, z + wide, 1.0, min(ground - 0.6, 0.8 + tall)))
     if style == "works" and rng.random() < 0.6:
         for z in starts[::2]:
-            mesh.poly(_quads(x, [(z - 0.3, z + wide + 0.5, 0.0, 3.0)]), rng.choice(SHOPS), face * 0.9, solid=False)
+            mesh.poly(
+                _quads(x, [(z - 0.3, z + wide + 0.5, 0.0, 3.0)]),
+                rng.choice(SHOPS),
+                face * 0.9,
+                solid=False,
+            )
     ledge = tuple(c * 0.84 for c in wall)
-    lines = [(max(z0, 0.4), z1, ground + storey * k - 0.12, ground + storey * k + 0.06) for k in range(floors)]
+    lines = [
+        (max(z0, 0.4), z1, ground + storey * k - 0.12, ground + storey * k + 0.06)
+        for k in range(floors)
+    ]
     mesh.poly(_quads(x, lines), ledge, face, solid=False, count=len(lines))
     for cells, color, shade in (
         (frames, frame, face), (sills, tuple(c * 0.75 for c in wall), face), (panes, PANE, 0.4 + 0.5 * face), (gleams, sky, 1.0), (lit, (250, 206, 126), 1.0),
@@ -136,27 +194,59 @@ def _front(mesh: Mesh, rng, light, style, front, side, z0, z1, ground, storey, f
     if shops:
         sign = rng.choice(SHOPS)
         a, b = max(z0 + 0.3, 0.5), z1 - 0.3
-        mesh.poly(_quads(x - side * 0.1, [(a, b, ground - 0.85, ground - 0.2)]), sign, face, solid=False)
+        mesh.poly(
+            _quads(x - side * 0.1, [(a, b, ground - 0.85, ground - 0.2)]), sign, face, solid=False
+        )
         letters, z = [], a + 0.8
         while z < b - 1.2 and len(letters) < 14:
             if rng.random() < 0.8:
                 letters.append((z, z + 0.32, ground - 0.68, ground - 0.68 + rng.uniform(0.2, 0.34)))
             z += 0.48
         if letters:
-            mesh.poly(_quads(x - side * 0.12, letters), (236, 232, 220), face, solid=False, count=len(letters))
+            mesh.poly(
+                _quads(x - side * 0.12, letters),
+                (236, 232, 220),
+                face,
+                solid=False,
+                count=len(letters),
+            )
         if rng.random() < 0.5:
             awnings = [(z - 0.3, z + wide + 0.3) for z in starts[:: rng.choice([1, 2])]]
     cloth = rng.choice(SHOPS)
     for z_a, z_b in awnings:
         out = x - side * 1.1
-        mesh.poly([(x, ground - 0.9, z_a), (x, ground - 0.9, z_b), (out, ground - 1.35, z_b), (out, ground - 1.35, z_a)], cloth, light.shade(-side * 0.4, 0.9, 0))
-        mesh.poly([(out, ground - 1.35, z_a), (out, ground - 1.35, z_b), (out, ground - 1.6, z_b), (out, ground - 1.6, z_a)], tuple(0.5 * c + 110 for c in cloth), face)
+        mesh.poly(
+            [
+                (x, ground - 0.9, z_a),
+                (x, ground - 0.9, z_b),
+                (out, ground - 1.35, z_b),
+                (out, ground - 1.35, z_a),
+            ],
+            cloth,
+            light.shade(-side * 0.4, 0.9, 0),
+        )
+        mesh.poly(
+            [
+                (out, ground - 1.35, z_a),
+                (out, ground - 1.35, z_b),
+                (out, ground - 1.6, z_b),
+                (out, ground - 1.6, z_a),
+            ],
+            tuple(0.5 * c + 110 for c in cloth),
+            face,
+        )
     if style == "boulevard" and floors > 2 and rng.random() < 0.4:
         for floor in range(1, floors):
             y = ground + storey * (floor - 1)
             cells = [(z - 0.3, z + wide + 0.3, y, y + 0.75) for z in starts[1::2]]
             if cells:
-                mesh.poly(_quads(x - side * 0.7, cells), (120, 122, 126), face * 0.95, solid=False, count=len(cells))
+                mesh.poly(
+                    _quads(x - side * 0.7, cells),
+                    (120, 122, 126),
+                    face * 0.95,
+                    solid=False,
+                    count=len(cells),
+                )
 
 
 def draw_skyline(canvas: Canvas, rng: random.Random, x0: float, x1: float, z: float) -> None:
@@ -177,7 +267,16 @@ def draw_skyline(canvas: Canvas, rng: random.Random, x0: float, x1: float, z: fl
             mesh.poly(_across(z - 0.1, cells), PANE, shade, solid=False, count=len(cells))
         if rng.random() < 0.5:
             roof = rng.choice(ROOFS)
-            mesh.poly([(x - 0.4, height, z), (x + width + 0.4, height, z), (x + width * 0.85, height + 3, z), (x + width * 0.15, height + 3, z)], roof, 0.9)
+            mesh.poly(
+                [
+                    (x - 0.4, height, z),
+                    (x + width + 0.4, height, z),
+                    (x + width * 0.85, height + 3, z),
+                    (x + width * 0.15, height + 3, z),
+                ],
+                roof,
+                0.9,
+            )
         x += width + rng.choice([0.0, 0.0, -1.0])
     if rng.random() < 0.3:
         x, h = rng.uniform(x0 * 0.4, x1 * 0.4), rng.uniform(26, 38)

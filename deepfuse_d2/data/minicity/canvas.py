@@ -55,9 +55,7 @@ class Canvas:
         y1 = min(self._box[3] // SUPERSAMPLE + 1, height)
         if x1 <= x0 or y1 <= y0:
             return
-        fine = self._mask[
-            y0 * SUPERSAMPLE : y1 * SUPERSAMPLE, x0 * SUPERSAMPLE : x1 * SUPERSAMPLE
-        ]
+        fine = self._mask[y0 * SUPERSAMPLE : y1 * SUPERSAMPLE, x0 * SUPERSAMPLE : x1 * SUPERSAMPLE]
         coarse = cv2.resize(fine, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
         fine[:] = 0
         coarse = cv2.threshold(coarse, 100, 1, cv2.THRESH_BINARY)[1]
@@ -100,7 +98,11 @@ class Canvas:
             cv2.polylines(self._mask, [fixed], False, 255, wide, cv2.LINE_8, _SHIFT)
 
     def disc(
-        self, fixed: np.ndarray, radii: tuple[float, float], color: tuple[int, int, int], solid: bool
+        self,
+        fixed: np.ndarray,
+        radii: tuple[float, float],
+        color: tuple[int, int, int],
+        solid: bool,
     ) -> None:
         """Fills an upright ellipse; ``radii`` in pixels of the final image."""
         scale = SUPERSAMPLE << _SHIFT
@@ -137,15 +139,24 @@ class Canvas:
             return
         sx, sy = w / stamp.shape[1], h / stamp.shape[0]
         to_stamp = np.array([[1 / sx, 0, (x0 - x) / sx], [0, 1 / sy, (y0 - y) / sy]])
-        part = cv2.warpAffine(stamp, to_stamp, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        part = cv2.warpAffine(
+            stamp, to_stamp, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        )
         gray, cover = cv2.split(part)
         cover = cv2.threshold(cover, 127, 255, cv2.THRESH_BINARY)[1]
-        cv2.copyTo(cv2.LUT(cv2.merge([gray, gray, gray]), ramp[None]), cover, self.image[y0:y1, x0:x1])
+        cv2.copyTo(
+            cv2.LUT(cv2.merge([gray, gray, gray]), ramp[None]), cover, self.image[y0:y1, x0:x1]
+        )
         if self._label is not None:
             mask = self._mask[y0:y1, x0:x1]
             cv2.max(mask, cover, dst=mask)
             box = self._box
-            box[0], box[1], box[2], box[3] = min(box[0], x0), min(box[1], y0), max(box[2], x1), max(box[3], y1)
+            box[0], box[1], box[2], box[3] = (
+                min(box[0], x0),
+                min(box[1], y0),
+                max(box[2], x1),
+                max(box[3], y1),
+            )
 
 
 class Mesh:
@@ -218,7 +229,9 @@ class Mesh:
         starts = np.array([item[1] for item in self._items])
         means = np.add.reduceat(depth, starts) / np.diff(np.append(starts, len(depth)))
         areas = self._signed_areas(pixels, starts).tolist()
-        colors = canvas.light.tints([item[3] for item in self._items], means, [item[4] for item in self._items])
+        colors = canvas.light.tints(
+            [item[3] for item in self._items], means, [item[4] for item in self._items]
+        )
         means = means.tolist()
         order = list(range(len(self._items)))
         for first, last in self._runs:

@@ -39,7 +39,9 @@ def _by_id(column: dict[str, object], default, dtype) -> np.ndarray:
 
 
 TRAIN_IDS = _by_id({name: row[1] for name, row in _TABLE.items()}, 255, np.uint8)  # by label id
-COLORS = _by_id({name: row[2] for name, row in _TABLE.items()}, (0, 0, 0), np.uint8)  # by label id, RGB
+COLORS = _by_id(
+    {name: row[2] for name, row in _TABLE.items()}, (0, 0, 0), np.uint8
+)  # by label id, RGB
 CLASS_TEXTURE = _by_id(_TEXTURE, 0.02, np.float32)  # by label id, relative brightness deviation
 
 

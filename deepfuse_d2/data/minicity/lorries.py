@@ -46,11 +46,18 @@ def _cab(body: Body, rng: random.Random, light: Light, size: Size, fine: bool) -
     ]  # fmt: skip
     body.extrude(nose, {"b": paint, "g": GLASS, "k": TRIM}, [half * 0.97] * 7)
     rear_pillar, sill = front - 1.25, top - 0.4
-    body.side([(front - 0.15, 1.5), (front - 0.28, sill), (rear_pillar, sill), (rear_pillar, 1.5)], GLASS)
+    body.side(
+        [(front - 0.15, 1.5), (front - 0.28, sill), (rear_pillar, sill), (rear_pillar, 1.5)], GLASS
+    )
     if fine:
-        body.side([(front - 0.35, 1.6), (front - 0.6, 1.6), (front - 0.85, sill), (front - 0.6, sill)], body.gleam)
+        body.side(
+            [(front - 0.35, 1.6), (front - 0.6, 1.6), (front - 0.85, sill), (front - 0.6, sill)],
+            body.gleam,
+        )
         body.side(rect(front - 1.34, front - 1.3, 0.7, 2.2), dim(paint, 0.6))
-    body.end([(-0.62, 0.9), (0.62, 0.9), (0.68, 1.36), (-0.68, 1.36)], front, (44, 45, 48), front=True)
+    body.end(
+        [(-0.62, 0.9), (0.62, 0.9), (0.68, 1.36), (-0.68, 1.36)], front, (44, 45, 48), front=True
+    )
     for y in (1.0, 1.13, 1.26) if fine else ():
         body.end(rect(-0.6, 0.6, y, y + 0.04), front, CHROME, front=True)
     lamp = (255, 250, 228) if light.dusk > 0.3 else (224, 228, 232)
@@ -83,7 +90,10 @@ def _cargo(body: Body, rng: random.Random, light: Light, size: Size, fine: bool)
         body.side(rect(a, b, y0, y1), sign)
         if fine:
             middle = (y0 + y1) / 2
-            body.side(rect(a + 0.2, b - 0.2, middle - 0.1, middle + 0.1), PLATE if sum(sign) < 480 else TRIM)
+            body.side(
+                rect(a + 0.2, b - 0.2, middle - 0.1, middle + 0.1),
+                PLATE if sum(sign) < 480 else TRIM,
+            )
     edge = dim(paint, 0.62)
     body.end(rect(-0.02, 0.02, 1.0, top), rear, edge, front=False)
     for x in (0.35, 0.8) if fine else ():
@@ -135,7 +145,18 @@ def build_tram(rng: random.Random, place: Place, light: Light, size: Size, fine:
     return body.mesh
 
 
-def _coach(body: Body, rng, light: Light, size: Size, paint, stripe, *, doors: int, nose: float, tail: float) -> None:
+def _coach(
+    body: Body,
+    rng,
+    light: Light,
+    size: Size,
+    paint,
+    stripe,
+    *,
+    doors: int,
+    nose: float,
+    tail: float,
+) -> None:
     """What buses and trams share: window band, doors, stripes, front and rear."""
     half, height, base = body.half, size.height, 0.3
     front, rear, lit = size.length / 2, -size.length / 2, light.dusk > 0.35
@@ -170,14 +191,38 @@ def _coach(body: Body, rng, light: Light, size: Size, paint, stripe, *, doors: i
     body.end(rect(-0.55, 0.55, 0.885 * height, 0.94 * height), top, _AMBER, front=True, glow=1.15)
     body.end(rect(-half, half, base, 0.17 * height), front, dark, front=True)
     body.end(rect(-half, half, 0.33 * height, 0.38 * height), front, stripe, front=True)
-    body.pair(rect(0.62 * half, 0.92 * half, 0.2 * height, 0.28 * height), front, lamp, front=True, glow=glow)
+    body.pair(
+        rect(0.62 * half, 0.92 * half, 0.2 * height, 0.28 * height),
+        front,
+        lamp,
+        front=True,
+        glow=glow,
+    )
     body.end(rect(-0.3, 0.3, 0.19 * height, 0.24 * height), front, PLATE, front=True)
     body.end(rect(-half, half, 0.33 * height, 0.39 * height), rear, stripe, front=False)
-    body.pair(rect(0.76 * half, 0.94 * half, 0.18 * height, 0.31 * height), rear, _RED, front=False, glow=glow)
-    body.end(rect(-0.5 * half, 0.5 * half, 0.17 * height, 0.3 * height), rear, dim(paint, 0.62), front=False)
+    body.pair(
+        rect(0.76 * half, 0.94 * half, 0.18 * height, 0.31 * height),
+        rear,
+        _RED,
+        front=False,
+        glow=glow,
+    )
+    body.end(
+        rect(-0.5 * half, 0.5 * half, 0.17 * height, 0.3 * height),
+        rear,
+        dim(paint, 0.62),
+        front=False,
+    )
     for y in (0.19, 0.22, 0.25):
-        body.end(rect(-0.45 * half, 0.45 * half, y * height, (y + 0.012) * height), rear, TRIM, front=False)
-    body.end(rect(-0.3, 0.3, 0.9 * height, 0.95 * height), rear + tail, _AMBER, front=False, glow=1.1)
+        body.end(
+            rect(-0.45 * half, 0.45 * half, y * height, (y + 0.012) * height),
+            rear,
+            TRIM,
+            front=False,
+        )
+    body.end(
+        rect(-0.3, 0.3, 0.9 * height, 0.95 * height), rear + tail, _AMBER, front=False, glow=1.1
+    )
 
 
 def trailer_size(rng: random.Random) -> Size:
@@ -189,7 +234,9 @@ def build_trailer(rng: random.Random, place: Place, light: Light, size: Size, fi
     body = Body(place, light, size.width / 2)
     caravan, rear, front = size.variant == "caravan", -size.length / 2, size.length / 2
     body.tyres([0.0], 0.3)
-    body.box(rear, front, 0.42, size.height, (236, 234, 226) if caravan else (112, 116, 122), body.half)
+    body.box(
+        rear, front, 0.42, size.height, (236, 234, 226) if caravan else (112, 116, 122), body.half
+    )
     if caravan:
         body.side(rect(rear + 0.02, front - 0.02, 0.9, 1.08), (172, 96, 60))
         for z in (-1.4, 0.5):

@@ -1,4 +1,4 @@
-"""People and what they ride: jointed figures, bicycles and motorcycles made of thick lines and small faces."""
+"""People on foot and riding: jointed figures made of thick lines and small faces."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import math
 import random
 
 from .camera import Light, Place
-from .canvas import Mesh, circle
+from .canvas import Mesh
 from .vehicles import Size
 
-__all__ = [
-    "BICYCLE", "MOTORCYCLE", "build_bicycle", "build_motorcycle", "build_person", "build_rider", "person_size",
-]  # fmt: skip
-
-BICYCLE = Size(1.75, 1.1, 0.6)
-MOTORCYCLE = Size(2.1, 1.1, 0.75)
+__all__ = ["build_person", "build_rider", "person_size"]
 
 SKINS = [(236, 194, 166), (224, 176, 142), (198, 146, 108), (150, 102, 72), (98, 66, 48)]
 HAIRS = [(34, 26, 22), (62, 42, 28), (112, 76, 44), (178, 142, 84), (150, 148, 146), (96, 40, 26)]
@@ -28,20 +23,36 @@ LEGS = [
 SHOES = [(24, 22, 22), (70, 48, 32), (216, 214, 210), (150, 40, 40)]
 
 
-def _limb(mesh: Mesh, points: list[tuple], widths: tuple[float, float], color, shade: float) -> None:
+def _limb(
+    mesh: Mesh, points: list[tuple], widths: tuple[float, float], color, shade: float
+) -> None:
     mesh.line(points[:2], widths[0], color, shade)
     mesh.line(points[1:], widths[1], color, shade)
 
 
-def _trunk(mesh: Mesh, low: tuple, high: tuple, halves: tuple[float, float], depth: float, color, shade) -> None:
+def _trunk(
+    mesh: Mesh, low: tuple, high: tuple, halves: tuple[float, float], depth: float, color, shade
+) -> None:
     """A torso between hip and shoulder centres: two crossed slabs, so that it has width from every side."""
     (x0, y0, z0), (x1, y1, z1), (h0, h1) = low, high, halves
-    mesh.poly([(x0, y0, z0 - depth), (x0, y0, z0 + depth), (x1, y1, z1 + depth), (x1, y1, z1 - depth)], color, shade)
-    mesh.poly([(x0 - h0, y0, z0), (x0 + h0, y0, z0), (x1 + h1, y1 - 0.02, z1), (x1 - h1, y1 - 0.02, z1)], color, shade)
-    mesh.line([(x1 - h1 * 0.75, y1 - 0.03, z1), (x1 + h1 * 0.75, y1 - 0.03, z1)], 0.13, color, shade)
+    mesh.poly(
+        [(x0, y0, z0 - depth), (x0, y0, z0 + depth), (x1, y1, z1 + depth), (x1, y1, z1 - depth)],
+        color,
+        shade,
+    )
+    mesh.poly(
+        [(x0 - h0, y0, z0), (x0 + h0, y0, z0), (x1 + h1, y1 - 0.02, z1), (x1 - h1, y1 - 0.02, z1)],
+        color,
+        shade,
+    )
+    mesh.line(
+        [(x1 - h1 * 0.75, y1 - 0.03, z1), (x1 + h1 * 0.75, y1 - 0.03, z1)], 0.13, color, shade
+    )
 
 
-def _head(mesh: Mesh, at: tuple, size: float, heading: float, rng: random.Random, skin: tuple, helmet=None) -> None:
+def _head(
+    mesh: Mesh, at: tuple, size: float, heading: float, rng: random.Random, skin: tuple, helmet=None
+) -> None:
     """A head that shows its face towards ``heading``: hair behind, skin before."""
     x, y, z = at
     hair = rng.choice(HAIRS)
@@ -72,7 +83,12 @@ def person_size(rng: random.Random) -> Size:
 def build_person(rng: random.Random, place: Place, light: Light, size: Size, fine: bool) -> Mesh:
     """A walking or standing person."""
     tall, mesh = size.height, Mesh()
-    top, legs, shoes, skin = rng.choice(TOPS), rng.choice(LEGS), rng.choice(SHOES), rng.choice(SKINS)
+    top, legs, shoes, skin = (
+        rng.choice(TOPS),
+        rng.choice(LEGS),
+        rng.choice(SHOES),
+        rng.choice(SKINS),
+    )
     stand = rng.random() < 0.3
     swing = 0.08 if stand else rng.uniform(0.28, 0.5)
     phase = rng.choice([-1.0, 1.0]) * (1.0 if stand else rng.uniform(0.4, 1.0))
@@ -87,9 +103,17 @@ def build_person(rng: random.Random, place: Place, light: Light, size: Size, fin
     def leg(side: float, shade: float) -> None:
         angle = swing * phase * side
         hip = (0.055 * side * tall, 0.52 * tall, 0.0)
-        knee = (0.052 * side * tall, 0.52 * tall - 0.245 * tall * math.cos(angle), 0.245 * tall * math.sin(angle))
+        knee = (
+            0.052 * side * tall,
+            0.52 * tall - 0.245 * tall * math.cos(angle),
+            0.245 * tall * math.sin(angle),
+        )
         bend = angle - (0.35 * abs(angle) / 0.5 if angle < 0 else 0.05)
-        ankle = (0.05 * side * tall, max(0.045 * tall, knee[1] - 0.245 * tall * math.cos(bend)), knee[2] + 0.245 * tall * math.sin(bend))
+        ankle = (
+            0.05 * side * tall,
+            max(0.045 * tall, knee[1] - 0.245 * tall * math.cos(bend)),
+            knee[2] + 0.245 * tall * math.sin(bend),
+        )
         tone = skin if skirt else legs
         _limb(mesh, [hip, knee, ankle], (0.098 * tall * broad, 0.075 * tall), tone, shade)
         toe = (ankle[0], max(0.02 * tall, ankle[1] - 0.03 * tall), ankle[2] + 0.09 * tall)
@@ -99,16 +123,27 @@ def build_person(rng: random.Random, place: Place, light: Light, size: Size, fin
     def arm(side: float, shade: float) -> None:
         angle = -swing * phase * side * 0.8
         shoulder = (0.118 * side * tall * broad, 0.80 * tall, 0.0)
-        elbow = (0.145 * side * tall * broad, 0.80 * tall - 0.165 * tall * math.cos(angle), 0.165 * tall * math.sin(angle))
+        elbow = (
+            0.145 * side * tall * broad,
+            0.80 * tall - 0.165 * tall * math.cos(angle),
+            0.165 * tall * math.sin(angle),
+        )
         bend = angle + (1.9 if pose < 0.12 and side == far else 0.25)
-        wrist = (0.14 * side * tall * broad, elbow[1] - 0.15 * tall * math.cos(bend), elbow[2] + 0.15 * tall * math.sin(bend))
+        wrist = (
+            0.14 * side * tall * broad,
+            elbow[1] - 0.15 * tall * math.cos(bend),
+            elbow[2] + 0.15 * tall * math.sin(bend),
+        )
         _limb(mesh, [shoulder, elbow, wrist], (0.066 * tall, 0.054 * tall), top, shade)
         if not sleeves:
             mesh.line([elbow, wrist], 0.05 * tall, skin, shade)
         mesh.ball(wrist, 0.026 * tall, 0.03 * tall, skin, shade)
         if bag < 0.2 and side != far:
             x, y, z = wrist
-            mesh.poly([(x, y, z - 0.1), (x, y, z + 0.1), (x, y - 0.3, z + 0.13), (x, y - 0.3, z - 0.13)], (150, 96, 60))
+            mesh.poly(
+                [(x, y, z - 0.1), (x, y, z + 0.1), (x, y - 0.3, z + 0.13), (x, y - 0.3, z - 0.13)],
+                (150, 96, 60),
+            )
             mesh.line([(x, y, z), (x, y - 0.26, z)], 0.12, (150, 96, 60), 0.9)
 
     arm(far, 0.72 * lit)
@@ -116,16 +151,46 @@ def build_person(rng: random.Random, place: Place, light: Light, size: Size, fin
     leg(-far, lit)
     hem = 0.3 if coat else (0.33 if skirt else 0.5)
     if coat or skirt:
-        _trunk(mesh, (0, hem * tall, 0), (0, 0.6 * tall, 0), (0.115 * tall * broad, 0.095 * tall * broad), 0.08 * tall, top if coat else legs, 0.9 * lit)
-    _trunk(mesh, (0, 0.49 * tall, 0), (0, 0.83 * tall, 0), (0.085 * tall * broad, 0.115 * tall * broad), 0.065 * tall * broad, top, lit)
+        _trunk(
+            mesh,
+            (0, hem * tall, 0),
+            (0, 0.6 * tall, 0),
+            (0.115 * tall * broad, 0.095 * tall * broad),
+            0.08 * tall,
+            top if coat else legs,
+            0.9 * lit,
+        )
+    _trunk(
+        mesh,
+        (0, 0.49 * tall, 0),
+        (0, 0.83 * tall, 0),
+        (0.085 * tall * broad, 0.115 * tall * broad),
+        0.065 * tall * broad,
+        top,
+        lit,
+    )
     if rng.random() < 0.35:
         accent = rng.choice(TOPS)
         mesh.line([(0, 0.66 * tall, 0), (0, 0.60 * tall, 0)], 0.12 * tall, accent, lit, solid=False)
     if bag > 0.8:  # a rucksack on the back
         tone = rng.choice(TOPS)
-        mesh.line([(0, 0.76 * tall, -0.1 * tall), (0, 0.6 * tall, -0.1 * tall)], 0.13 * tall, tone, 0.8 * lit)
+        mesh.line(
+            [(0, 0.76 * tall, -0.1 * tall), (0, 0.6 * tall, -0.1 * tall)],
+            0.13 * tall,
+            tone,
+            0.8 * lit,
+        )
         if math.cos(place.heading) > 0.2:
-            mesh.poly([(-0.08 * tall, 0.58 * tall, -0.13 * tall), (0.08 * tall, 0.58 * tall, -0.13 * tall), (0.07 * tall, 0.79 * tall, -0.13 * tall), (-0.07 * tall, 0.79 * tall, -0.13 * tall)], tone, lit)
+            mesh.poly(
+                [
+                    (-0.08 * tall, 0.58 * tall, -0.13 * tall),
+                    (0.08 * tall, 0.58 * tall, -0.13 * tall),
+                    (0.07 * tall, 0.79 * tall, -0.13 * tall),
+                    (-0.07 * tall, 0.79 * tall, -0.13 * tall),
+                ],
+                tone,
+                lit,
+            )
     arm(-far, 0.93 * lit)
     _head(mesh, (0.0, 0.925 * tall, 0.015), 0.074 * tall, place.heading, rng, skin)
     return mesh
@@ -154,97 +219,44 @@ def build_rider(rng: random.Random, place: Place, light: Light, *, motor: bool) 
             knee = (0.12 * side, (hip[1] + foot[1]) / 2 + 0.12, (hip[2] + foot[2]) / 2 + 0.26)
         _limb(mesh, [(0.1 * side, hip[1], hip[2]), knee, foot], (0.17, 0.13), legs, shade)
         mesh.line([foot, (foot[0], foot[1] - 0.02, foot[2] + 0.17)], 0.09, shoes, shade)
-        elbow = (0.25 * side, (shoulder[1] + grip[1]) / 2 - 0.06, (shoulder[2] + grip[2]) / 2 - 0.03)
-        _limb(mesh, [(0.19 * side, shoulder[1] - 0.04, shoulder[2]), elbow, (grip[0] * side, grip[1], grip[2])], (0.115, 0.095), top, shade)
+        elbow = (
+            0.25 * side,
+            (shoulder[1] + grip[1]) / 2 - 0.06,
+            (shoulder[2] + grip[2]) / 2 - 0.03,
+        )
+        _limb(
+            mesh,
+            [
+                (0.19 * side, shoulder[1] - 0.04, shoulder[2]),
+                elbow,
+                (grip[0] * side, grip[1], grip[2]),
+            ],
+            (0.115, 0.095),
+            top,
+            shade,
+        )
 
     limbs(far, 0.74 * lit)
     _trunk(mesh, hip, shoulder, (0.15, 0.2), 0.12, top, lit)
     if rng.random() < 0.3:
         z = -0.17
-        mesh.line([(0, shoulder[1] - 0.08, shoulder[2] + z), (0, hip[1] + 0.15, hip[2] + z)], 0.22, rng.choice(TOPS), 0.85 * lit)
+        mesh.line(
+            [(0, shoulder[1] - 0.08, shoulder[2] + z), (0, hip[1] + 0.15, hip[2] + z)],
+            0.22,
+            rng.choice(TOPS),
+            0.85 * lit,
+        )
     limbs(-far, lit)
-    helmet = rng.choice([(230, 230, 228), (28, 29, 32), (190, 40, 40), (50, 90, 160), (230, 190, 60)])
-    _head(mesh, (0.0, shoulder[1] + 0.2, shoulder[2] + 0.06), 0.135, place.heading, rng, rng.choice(SKINS), helmet if motor or rng.random() < 0.5 else None)
-    return mesh
-
-
-def _ring(mesh: Mesh, z: float, radius: float, width: float, color, shade: float = 1.0) -> None:
-    points = circle(0.0, radius, z, radius - width / 2, 14)
-    mesh.line([*points, points[0]], width, color, shade)
-
-
-def build_bicycle(rng: random.Random, place: Place, light: Light, size: Size, fine: bool) -> Mesh:
-    """A bicycle: two spoked wheels, a frame, saddle, handlebar; some with a basket."""
-    mesh = Mesh()
-    frame = rng.choice([(190, 36, 38), (30, 32, 36), (40, 88, 160), (226, 226, 222), (60, 130, 90), (222, 170, 50), (110, 180, 190)])
-    r, front, rear = 0.34, 0.52, -0.52
-    for z in (front, rear):
-        disc = circle(0.0, r, z, r * 0.9, 12)
-        mesh.poly(disc, (104, 106, 108), 0.8)
-        for k in range(4 if fine else 0):
-            a = k * math.pi / 4
-            dy, dz = r * 0.85 * math.sin(a), r * 0.85 * math.cos(a)
-            mesh.line([(0, r - dy, z - dz), (0, r + dy, z + dz)], 0.014, (190, 192, 194), solid=False)
-        _ring(mesh, z, r, 0.055, (26, 26, 28))
-        mesh.line([(0, 0.02, z), (0, 2 * r, z)], 0.045, (30, 30, 32))  # the tyre from straight behind
-    crank, seat, stem = (0, 0.3, 0.0), (0, 0.84, -0.2), (0, 0.86, 0.36)
-    for a, b in ((crank, seat), (crank, stem), (seat, stem), (crank, (0, r, rear)), ((0, r, rear), seat), (stem, (0, r, front))):
-        mesh.line([a, b], 0.055, frame)
-    mesh.line([(0, 0.84, -0.2), (0, 0.95, -0.23)], 0.04, (150, 152, 154))
-    mesh.line([(0, 0.97, -0.34), (0, 0.97, -0.12)], 0.09, (34, 28, 26))
-    mesh.line([(0, 0.86, 0.36), (0, 1.04, 0.34)], 0.04, (150, 152, 154))
-    mesh.line([(-0.28, 1.06, 0.3), (0.28, 1.06, 0.3)], 0.045, (40, 40, 42))
-    mesh.ball(crank, 0.08, 0.08, (70, 70, 72))
-    if rng.random() < 0.3:
-        mesh.poly([(0, 0.82, 0.45), (0, 0.82, 0.75), (0, 1.05, 0.8), (0, 1.05, 0.42)], (146, 112, 74))
-        mesh.poly([(-0.17, 0.82, 0.6), (0.17, 0.82, 0.6), (0.19, 1.05, 0.6), (-0.19, 1.05, 0.6)], (146, 112, 74))
-    if math.cos(place.heading) > 0:
-        mesh.ball((0, 0.62, -0.58), 0.04, 0.04, (220, 30, 28))
-    else:
-        mesh.ball((0, 0.9, 0.46), 0.05, 0.05, (240, 240, 220))
-    return mesh
-
-
-def build_motorcycle(rng: random.Random, place: Place, light: Light, size: Size, fine: bool) -> Mesh:
-    """A motorcycle or a scooter: fat tyres, tank, seat, engine, lamp."""
-    mesh = Mesh()
-    paint = rng.choice([(186, 30, 34), (28, 30, 34), (36, 80, 160), (230, 230, 226), (230, 132, 40), (70, 120, 80), (212, 184, 60)])
-    scooter = rng.random() < 0.4
-    r = 0.24 if scooter else 0.32
-    front, rear = (0.66, -0.58) if scooter else (0.74, -0.68)
-    for z in (front, rear):
-        mesh.poly(circle(0.0, r, z, r, 14), (24, 24, 26))
-        mesh.poly(circle(0.0, r, z, r * 0.62, 12), (150, 152, 156), 0.9, solid=False)
-        mesh.poly(circle(0.0, r, z, r * 0.25, 10), (52, 52, 56), solid=False)
-        mesh.line([(0, 0.06, z), (0, 2 * r - 0.06, z)], 0.14, (26, 26, 28))
-
-    def slab(points: list[tuple[float, float]], half: float, color) -> None:
-        # Three sheets across: seen from any side they cover what a solid of that width would.
-        for x, shade in ((-half, 0.85), (half, 0.85), (0.0, 1.0)):
-            mesh.poly([(x, y, z) for z, y in points], color, shade)
-        zs, ys = [z for z, _ in points], [y for _, y in points]
-        for z in (min(zs), max(zs)):
-            mesh.poly([(-half, min(ys), z), (half, min(ys), z), (half, max(ys), z), (-half, max(ys), z)], color, 0.9)
-
-    if scooter:
-        slab([(-0.85, 0.3), (-0.2, 0.26), (-0.1, 0.72), (-0.8, 0.74)], 0.17, paint)
-        slab([(-0.25, 0.24), (0.5, 0.24), (0.5, 0.34), (-0.25, 0.34)], 0.16, (60, 60, 64))
-        slab([(0.46, 0.3), (0.58, 0.3), (0.5, 0.98), (0.42, 0.98)], 0.2, paint)
-        slab([(-0.75, 0.74), (0.0, 0.74), (-0.02, 0.83), (-0.75, 0.84)], 0.14, (34, 32, 32))
-    else:
-        slab([(-0.2, 0.26), (0.32, 0.26), (0.36, 0.62), (-0.22, 0.62)], 0.15, (76, 78, 82))
-        mesh.ball((0.0, 0.44, 0.06), 0.15, 0.14, (150, 152, 156))
-        slab([(-0.05, 0.62), (0.4, 0.66), (0.42, 0.86), (0.2, 0.95), (-0.08, 0.8)], 0.16, paint)
-        slab([(-0.78, 0.74), (0.0, 0.72), (-0.02, 0.83), (-0.45, 0.84), (-0.85, 0.92)], 0.14, (32, 30, 30))
-        slab([(-0.95, 0.78), (-0.6, 0.7), (-0.6, 0.8), (-0.95, 0.92)], 0.09, paint)
-        mesh.line([(0.13, 0.36, 0.2), (0.13, 0.32, -0.85)], 0.09, (176, 178, 182))
-    mesh.line([(0, r, front), (0, 0.98, 0.42)], 0.09, (140, 142, 146))
-    mesh.poly(circle(0.0, r + 0.04, front, r * 1.06, 14)[1:7], paint)
-    mesh.line([(-0.34, 1.03, 0.38), (0.34, 1.03, 0.38)], 0.055, (36, 36, 38))
-    if math.cos(place.heading) > 0:
-        mesh.ball((0, 0.82, rear - 0.22), 0.08, 0.05, (226, 34, 30))
-        mesh.poly([(-0.1, 0.5, rear - 0.2), (0.1, 0.5, rear - 0.2), (0.1, 0.66, rear - 0.2), (-0.1, 0.66, rear - 0.2)], (232, 232, 226))
-    else:
-        mesh.ball((0, 0.88, 0.52), 0.11, 0.11, paint)
-        mesh.ball((0, 0.88, 0.54), 0.085, 0.085, (250, 248, 226))
+    helmet = rng.choice(
+        [(230, 230, 228), (28, 29, 32), (190, 40, 40), (50, 90, 160), (230, 190, 60)]
+    )
+    _head(
+        mesh,
+        (0.0, shoulder[1] + 0.2, shoulder[2] + 0.06),
+        0.135,
+        place.heading,
+        rng,
+        rng.choice(SKINS),
+        helmet if motor or rng.random() < 0.5 else None,
+    )
     return mesh

@@ -10,12 +10,14 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from . import buildings, furniture
+from . import barriers, buildings, trees
 from .camera import Light
 from .canvas import SUPERSAMPLE, Canvas
 from .labels import CLASS_TEXTURE, has_instances, label_id
-from .scene import FEATURES, Plot, Scene, make_scene
+from .layout import back_to_front
+from .scene import Plot, Scene, make_scene
 from .street import FAR, Street, draw_ground, draw_shadows, draw_sky
+from .traffic import FEATURES
 
 _SHADE = 0.6  # light that remains where the sun does not reach
 _SLACK = 97  # pixels by which the noise is larger than the picture
@@ -86,11 +88,11 @@ def _draw(canvas: Canvas, scene: Scene) -> None:
     draw_ground(canvas, scene.street, rng)
     for _ in range(rng.randint(2, 6)):
         side = rng.choice([-1, 1])
-        furniture.draw_tree(canvas, rng, side * rng.uniform(8, 60), FAR - 10, rng.uniform(9, 16))
+        trees.draw_tree(canvas, rng, side * rng.uniform(8, 60), FAR - 10, rng.uniform(9, 16))
     draw_shadows(canvas, _shadows(scene))
     for plot in sorted(scene.plots, key=lambda p: -p.z1):
         _draw_plot(canvas, scene.street, plot)
-    for thing in scene.ordered():
+    for thing in back_to_front(scene.things):
         thing.draw(canvas)
     _draw_own_car(canvas, rng)
 
@@ -98,7 +100,9 @@ def _draw(canvas: Canvas, scene: Scene) -> None:
 def _shadows(scene: Scene) -> list[tuple[np.ndarray, float]]:
     """(ground points whose hull lies in shadow, share of light that remains) of all things and houses."""
     light, shadows = scene.light, []
-    cast = np.array([-light.sun[0], 0.0, -light.sun[2]]) / max(light.sun[1], 0.3)  # a metre's shadow
+    cast = np.array([-light.sun[0], 0.0, -light.sun[2]]) / max(
+        light.sun[1], 0.3
+    )  # a metre's shadow
     for thing in scene.things:
         if thing.footprint is None:
             continue
@@ -130,21 +134,49 @@ def _draw_plot(canvas: Canvas, street: Street, plot: Plot) -> None:
         return
     if plot.kind == "house":
         setback = rng.uniform(1.5, 5.0) if street.style == "suburb" else 0.0
-        buildings.draw_building(canvas, rng, street.style, front + plot.side * setback, plot.z0, plot.z1)
+        buildings.draw_building(
+            canvas, rng, street.style, front + plot.side * setback, plot.z0, plot.z1
+        )
         if setback > 2 and plot.z0 > 1.5:
             for _ in range(rng.randint(0, 3)):
-                furniture.draw_bush(canvas, rng, front + plot.side * rng.uniform(0.5, 1.2), rng.uniform(plot.z0, plot.z1), rng.uniform(1.2, 2.2), rng.uniform(0.7, 1.3))
+                trees.draw_bush(
+                    canvas,
+                    rng,
+                    front + plot.side * rng.uniform(0.5, 1.2),
+                    rng.uniform(plot.z0, plot.z1),
+                    rng.uniform(1.2, 2.2),
+                    rng.uniform(0.7, 1.3),
+                )
     else:
         for _ in range(rng.randint(1, 3)):
             z = max(rng.uniform(plot.z0, plot.z1), 5.0)
-            furniture.draw_tree(canvas, rng, front + plot.side * rng.uniform(3, 9), z, rng.uniform(5, 10))
+            trees.draw_tree(
+                canvas, rng, front + plot.side * rng.uniform(3, 9), z, rng.uniform(5, 10)
+            )
         for _ in range(rng.randint(0, 3)):
             z = max(rng.uniform(plot.z0, plot.z1), 4.0)
-            furniture.draw_bush(canvas, rng, front + plot.side * rng.uniform(1, 3), z, rng.uniform(1.5, 3), rng.uniform(0.9, 1.8))
+            trees.draw_bush(
+                canvas,
+                rng,
+                front + plot.side * rng.uniform(1, 3),
+                z,
+                rng.uniform(1.5, 3),
+                rng.uniform(0.9, 1.8),
+            )
     barrier = {"old": 0.6, "boulevard": 0.5, "suburb": 0.75, "works": 0.8}[street.style]
     if (plot.kind == "garden" or street.style == "suburb") and rng.random() < barrier:
-        kind = rng.choice(["fence", "fence", "wall"] if street.style != "works" else ["fence", "wall", "wall"])
-        furniture.draw_barrier(canvas, rng, kind, front, plot.z0, plot.z1, rng.uniform(0.9, 1.5) if street.style == "suburb" else rng.uniform(1.4, 2.6))
+        kind = rng.choice(
+            ["fence", "fence", "wall"] if street.style != "works" else ["fence", "wall", "wall"]
+        )
+        barriers.draw_barrier(
+            canvas,
+            rng,
+            kind,
+            front,
+            plot.z0,
+            plot.z1,
+            rng.uniform(0.9, 1.5) if street.style == "suburb" else rng.uniform(1.4, 2.6),
+        )
 
 
 def _draw_own_car(canvas: Canvas, rng: random.Random) -> None:
@@ -157,13 +189,24 @@ def _draw_own_car(canvas: Canvas, rng: random.Random) -> None:
         arc = np.stack([u * width, (top + 0.06 * np.abs(2 * u - 1) ** 2.5) * height], 1)
         corners = [[width, height + 2], [0, height + 2]]
         canvas.begin("ego vehicle")
-        canvas.fill(canvas.fixed(np.concatenate([arc, corners])), canvas.light.tint(tone, 0.1, 1.0), True)
+        canvas.fill(
+            canvas.fixed(np.concatenate([arc, corners])), canvas.light.tint(tone, 0.1, 1.0), True
+        )
         canvas.end()
         for shift, shade in ((0.012, 1.25), (0.03, 0.85)):
             rim = arc + np.array([0.0, shift * height])
-            canvas.fill(canvas.fixed(np.concatenate([rim, corners])), canvas.light.tint(tone, 0.1, shade), False)
+            canvas.fill(
+                canvas.fixed(np.concatenate([rim, corners])),
+                canvas.light.tint(tone, 0.1, shade),
+                False,
+            )
     edge = max(1, round(0.002 * width))
-    for x0, y0, x1, y1 in ((0, 0, width, edge), (0, 0, edge, height), (width - edge, 0, width, height), (0, height - edge, width, height)):
+    for x0, y0, x1, y1 in (
+        (0, 0, width, edge),
+        (0, 0, edge, height),
+        (width - edge, 0, width, height),
+        (0, height - edge, width, height),
+    ):
         canvas.begin("out of roi")
         box = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float)
         canvas.claim(canvas.fixed(box))
@@ -205,13 +248,17 @@ def _noise(rng: random.Random, height: int, width: int, channels: int) -> np.nda
     return _grain(height, width, channels)[y : y + height, x : x + width]
 
 
-def _develop(image: np.ndarray, label_ids: np.ndarray, light: Light, rng: random.Random) -> np.ndarray:
+def _develop(
+    image: np.ndarray, label_ids: np.ndarray, light: Light, rng: random.Random
+) -> np.ndarray:
     """Averages the large picture down, then surface texture, lens and sensor."""
     height, width = label_ids.shape
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     # Surfaces are rough at two scales: by the pixel and in patches of some pixels.
     fine = cv2.extractChannel(np.ascontiguousarray(_noise(rng, height, width, 3)), 0)
-    patches = cv2.resize(fine[: height // 8 + 1, : width // 8 + 1], (width, height), interpolation=cv2.INTER_LINEAR)
+    patches = cv2.resize(
+        fine[: height // 8 + 1, : width // 8 + 1], (width, height), interpolation=cv2.INTER_LINEAR
+    )
     roughness = cv2.addWeighted(fine, 0.6, patches, 0.7, 0.0)
     gain = cv2.multiply(roughness, CLASS_TEXTURE[label_ids])
     contrast = rng.uniform(0.95, 1.12)

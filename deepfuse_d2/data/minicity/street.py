@@ -70,13 +70,17 @@ def draw_sky(canvas: Canvas, rng: random.Random) -> None:
     coarse = cv2.resize(noise.random((4, 7), np.float32), (48, 24), interpolation=cv2.INTER_CUBIC)
     fine = cv2.resize(noise.random((10, 16), np.float32), (48, 24), interpolation=cv2.INTER_CUBIC)
     cover = rng.uniform(0.3, 0.6)
-    cloud = np.clip((0.65 * coarse + 0.35 * fine - cover) * 3.2, 0, 1)[..., None] * rng.uniform(0.3, 0.95)
+    cloud = np.clip((0.65 * coarse + 0.35 * fine - cover) * 3.2, 0, 1)[..., None] * rng.uniform(
+        0.3, 0.95
+    )
     tone = np.array(light.haze) * 0.55 + 255 * 0.45 * light.level - 60 * (fine[..., None] - 0.5)
     sky = sky * (1 - cloud) + tone * cloud
     camera = canvas.camera
     far_edge = camera.horizon * camera.height + camera.eye * camera.pixels / FAR  # of the ground
     band = round((far_edge + 1.5) * SUPERSAMPLE)
-    picture = cv2.resize(np.clip(sky, 0, 255).astype(np.uint8), (width, band), interpolation=cv2.INTER_CUBIC)
+    picture = cv2.resize(
+        np.clip(sky, 0, 255).astype(np.uint8), (width, band), interpolation=cv2.INTER_CUBIC
+    )
     canvas.image[:band] = picture
     canvas.begin("sky")
     edge = np.array([[0, 0], [width, 0], [width, band], [0, band]]) / SUPERSAMPLE
@@ -111,7 +115,10 @@ def draw_ground(canvas: Canvas, street: Street, rng: random.Random) -> None:
         s.style, ("sidewalk", pave)
     )
     _strip(canvas, outside[0], -90, 90, 0.4, FAR, outside[1])
-    for sign, edge, walk, verge in ((-1, s.left, s.walk[0], s.verge[0]), (1, s.right, s.walk[1], s.verge[1])):
+    for sign, edge, walk, verge in (
+        (-1, s.left, s.walk[0], s.verge[0]),
+        (1, s.right, s.walk[1], s.verge[1]),
+    ):
         outer = edge + sign * walk
         if verge > 0:
             _strip(canvas, "terrain", *sorted((outer, outer + sign * verge)), 0.4, FAR, grass)
@@ -126,9 +133,19 @@ def draw_ground(canvas: Canvas, street: Street, rng: random.Random) -> None:
     for sign, edge, width in ((-1, s.left, s.parking[0]), (1, s.right, s.parking[1])):
         if width > 0:
             stop = s.crossing - 4 if s.crossing is not None else FAR
-            _strip(canvas, "parking", *sorted((edge, edge - sign * width)), 0.4, max(stop, 3.0), park)
+            _strip(
+                canvas, "parking", *sorted((edge, edge - sign * width)), 0.4, max(stop, 3.0), park
+            )
     if s.tram is not None:
-        _strip(canvas, "rail track", s.tram - 1.25, s.tram + 1.25, 0.4, FAR, tuple(c * 0.86 for c in asphalt))
+        _strip(
+            canvas,
+            "rail track",
+            s.tram - 1.25,
+            s.tram + 1.25,
+            0.4,
+            FAR,
+            tuple(c * 0.86 for c in asphalt),
+        )
     _details(canvas, s, rng, asphalt, pave)
 
 
@@ -143,20 +160,37 @@ def _details(canvas: Canvas, s: Street, rng: random.Random, asphalt, pave) -> No
         mesh.poly([(x, 0, z), (x1, 0, z), (x1, 0, z + d), (x, 0, z + d)], tone, solid=False)
     for _ in range(rng.randint(0, 3)):
         x, z = rng.uniform(s.left + 1, s.right - 1), rng.uniform(6, 25)
-        mesh.poly([(x - 0.35, 0, z), (x, 0, z - 0.4), (x + 0.35, 0, z), (x, 0, z + 0.4)], (66, 64, 64), solid=False)
+        mesh.poly(
+            [(x - 0.35, 0, z), (x, 0, z - 0.4), (x + 0.35, 0, z), (x, 0, z + 0.4)],
+            (66, 64, 64),
+            solid=False,
+        )
     joints = tuple(c * 0.88 for c in pave)
     for sign, edge, walk in ((-1, s.left, s.walk[0]), (1, s.right, s.walk[1])):
         cracks, z = [], 2.0
         while z < 32:
             d = 0.015 + 0.0022 * z
-            cracks += [(edge, 0, z), (edge + sign * walk, 0, z), (edge + sign * walk, 0, z + d), (edge, 0, z + d)]
+            cracks += [
+                (edge, 0, z),
+                (edge + sign * walk, 0, z),
+                (edge + sign * walk, 0, z + d),
+                (edge, 0, z + d),
+            ]
             z *= 1.09
         mesh.poly(cracks, joints, solid=False, count=len(cracks) // 4)
         for share in (0.33, 0.66):
             x = edge + sign * walk * share
             mesh.poly(_ribbon(x - 0.015, x + 0.015, 0.4, 40), joints, solid=False)
-        mesh.poly(_ribbon(edge - 0.02, edge + sign * 0.24, 0.4, FAR, 0.1), tuple(c * 1.12 for c in pave), solid=False)
-        mesh.poly(_ribbon(edge - 0.02, edge - sign * 0.14, 0.4, FAR), tuple(c * 0.72 for c in asphalt), solid=False)
+        mesh.poly(
+            _ribbon(edge - 0.02, edge + sign * 0.24, 0.4, FAR, 0.1),
+            tuple(c * 1.12 for c in pave),
+            solid=False,
+        )
+        mesh.poly(
+            _ribbon(edge - 0.02, edge - sign * 0.14, 0.4, FAR),
+            tuple(c * 0.72 for c in asphalt),
+            solid=False,
+        )
     stop = s.crossing - 1.0 if s.crossing is not None else FAR
     if s.tram is not None:
         for x in (s.tram - 0.72, s.tram + 0.72):
@@ -167,11 +201,25 @@ def _details(canvas: Canvas, s: Street, rng: random.Random, asphalt, pave) -> No
     _markings(mesh, s, rng, white, stop)
     if s.crossing is not None:
         z = s.crossing - 0.6
-        mesh.poly([(s.left + 0.2, 0, z - 0.45), (s.right - 0.2, 0, z - 0.45), (s.right - 0.2, 0, z), (s.left + 0.2, 0, z)], white, solid=False)
+        mesh.poly(
+            [
+                (s.left + 0.2, 0, z - 0.45),
+                (s.right - 0.2, 0, z - 0.45),
+                (s.right - 0.2, 0, z),
+                (s.left + 0.2, 0, z),
+            ],
+            white,
+            solid=False,
+        )
     if s.zebra is not None:
         bars, x = [], s.left + 0.35
         while x < s.right - 0.4:
-            bars += [(x, 0, s.zebra), (x + 0.5, 0, s.zebra), (x + 0.5, 0, s.zebra + 3.2), (x, 0, s.zebra + 3.2)]
+            bars += [
+                (x, 0, s.zebra),
+                (x + 0.5, 0, s.zebra),
+                (x + 0.5, 0, s.zebra + 3.2),
+                (x, 0, s.zebra + 3.2),
+            ]
             x += 1.0
         mesh.poly(bars, white, solid=False, count=len(bars) // 4)
     mesh.draw(canvas, _ZERO)
@@ -185,13 +233,22 @@ def _markings(mesh: Mesh, s: Street, rng: random.Random, white, stop: float) -> 
         x = (a + b) / 2
         if headings[a] != headings[b] and len(inner) > 2:
             for side in (-0.12, 0.12):
-                mesh.poly(_ribbon(x + side - 0.06, x + side + 0.06, 0.4, min(stop, 120)), white, solid=False)
+                mesh.poly(
+                    _ribbon(x + side - 0.06, x + side + 0.06, 0.4, min(stop, 120)),
+                    white,
+                    solid=False,
+                )
             continue
         dashes, z = [], start - 9
         while z < min(stop - 4, 110):
             z0 = max(z, 0.4)
             if z + 4 > 0.4:
-                dashes += [(x - 0.07, 0, z0), (x + 0.07, 0, z0), (x + 0.07, 0, z + 4), (x - 0.07, 0, z + 4)]
+                dashes += [
+                    (x - 0.07, 0, z0),
+                    (x + 0.07, 0, z0),
+                    (x + 0.07, 0, z + 4),
+                    (x - 0.07, 0, z + 4),
+                ]
             z += 9 if s.style != "works" else 12
         if dashes:
             mesh.poly(dashes, white, solid=False, count=len(dashes) // 4)
@@ -207,7 +264,9 @@ def draw_shadows(canvas: Canvas, shadows: list[tuple[np.ndarray, float]]) -> Non
     # Shadows are soft, so a quarter of the picture's resolution will do. The darkest come last and prevail.
     small = np.full((height // 4, width // 4), 255, np.uint8)
     shadows = sorted(shadows, key=lambda shadow: -shadow[1])
-    pixels, _ = canvas.camera.project(np.concatenate([points for points, _ in shadows] or [np.zeros((1, 3))]))
+    pixels, _ = canvas.camera.project(
+        np.concatenate([points for points, _ in shadows] or [np.zeros((1, 3))])
+    )
     fixed = np.rint((pixels * SUPERSAMPLE / 4 - 0.5) * 16)
     fixed = np.clip(fixed, -(1 << 24), 1 << 24).astype(np.int32)
     stop = 0

@@ -76,9 +76,7 @@ class Body:
             half = self.half * 1.004
             face = [(sign * (taper(y) * 1.004 if taper else half), y, z) for z, y in points]
             shade = self.shade(sign, 0.0, 0.0) if glow is None else glow
-            self.mesh.poly(
-                face if sign > 0 else face[::-1], color, shade, solid=False, cull=True
-            )
+            self.mesh.poly(face if sign > 0 else face[::-1], color, shade, solid=False, cull=True)
 
     def end(self, points: Points, z: float, color, *, front: bool, glow=None, solid=False) -> None:
         """A shape (x, y) on the front or the rear, at ``z``."""
@@ -125,7 +123,9 @@ class Body:
             ([(-0.5, 0.08), (-0.15, 0.08), (0.12, 0.94), (-0.23, 0.94)], self.gleam),
         ):
             # The strip runs up on the front and down on the rear; wound like the strip, it is culled with it.
-            face = [at(u, v) for u, v in shape[::-1]] if y1 > y0 else [at(u, 1 - v) for u, v in shape]
+            face = (
+                [at(u, v) for u, v in shape[::-1]] if y1 > y0 else [at(u, 1 - v) for u, v in shape]
+            )
             self.mesh.poly(face, tone, solid=False, cull=True)
 
     def box(self, z0: float, z1: float, y0: float, y1: float, color, half: float) -> None:
@@ -145,9 +145,7 @@ class Body:
                     tread = [(inner, y0), (outer, y0), (outer, radius), (inner, radius)]
                     self.mesh.poly([(x, y, z + reach) for x, y in tread], TYRE)
 
-    def rims(
-        self, axles, radius: float, spokes: int = 0, color=CHROME, points: int = 12
-    ) -> None:
+    def rims(self, axles, radius: float, spokes: int = 0, color=CHROME, points: int = 12) -> None:
         """Wheel arches, tyres and rims on the flanks; drawn after the body."""
         rings = ((1.16, (14, 14, 15)), (1.0, TYRE), (0.66, color), (0.2, (60, 62, 66)))
         for z in axles:
@@ -200,7 +198,11 @@ def build_car(rng: random.Random, place: Place, light: Light, size: Size, fine: 
     if fine:  # doors mirror the road below and the sky above
         flank = light.shade(0.0, 0.5, 0.0)
         body.side(scaled(rect(-0.485, 0.485, 0.2, 0.36)), dim(paint, 0.82))
-        body.side(scaled(rect(-0.47, 0.44, 0.53, 0.56)), tuple(min(255, c * 1.1 + 22) for c in paint), glow=flank)
+        body.side(
+            scaled(rect(-0.47, 0.44, 0.53, 0.56)),
+            tuple(min(255, c * 1.1 + 22) for c in paint),
+            glow=flank,
+        )
     for window in shape.windows:
         body.side(scaled(window), GLASS, taper=taper)
         if fine:
@@ -226,12 +228,22 @@ def _faces(body: Body, rng: random.Random, light: Light, shape, size: Size, fine
     front, rear, height, half = size.length / 2, -size.length / 2, size.height, body.half
     low = shape.profile[1][1] * height
     lit = light.dusk > 0.3
-    body.end([(-0.42, 0.7 * low), (0.42, 0.7 * low), (0.5, 1.25 * low), (-0.5, 1.25 * low)], front, TRIM, front=True)
+    body.end(
+        [(-0.42, 0.7 * low), (0.42, 0.7 * low), (0.5, 1.25 * low), (-0.5, 1.25 * low)],
+        front,
+        TRIM,
+        front=True,
+    )
     if fine:
         for y in (1.02, 1.12):
             body.end(rect(-0.44, 0.44, y * low, (y + 0.035) * low), front, CHROME, front=True)
         body.end(rect(-0.8 * half, 0.8 * half, 0.42 * low, 0.6 * low), front, TRIM, front=True)
-    lamp = [(0.52, 1.1 * low), (0.9 * half, 1.1 * low), (0.88 * half, 1.45 * low), (0.55, 1.35 * low)]
+    lamp = [
+        (0.52, 1.1 * low),
+        (0.9 * half, 1.1 * low),
+        (0.88 * half, 1.45 * low),
+        (0.55, 1.35 * low),
+    ]
     tone = (255, 250, 226) if lit else (226, 230, 232)
     body.pair(lamp, front, tone, front=True, glow=1.3 if lit else None)
     plate = PLATE if rng.random() < 0.7 else (226, 200, 90)
@@ -241,4 +253,10 @@ def _faces(body: Body, rng: random.Random, light: Light, shape, size: Size, fine
     lamp = rect(0.66 * half, 0.92 * half, 0.44 * height, top * height)
     body.end(rect(-0.85 * half, 0.85 * half, 0.17 * height, 0.28 * height), rear, TRIM, front=False)
     body.end(rect(-0.26, 0.26, 0.36 * height, 0.43 * height), rear, plate, front=False)
-    body.pair(lamp, rear, (255, 46, 36) if bright else (166, 22, 24), front=False, glow=1.25 if bright else None)
+    body.pair(
+        lamp,
+        rear,
+        (255, 46, 36) if bright else (166, 22, 24),
+        front=False,
+        glow=1.25 if bright else None,
+    )

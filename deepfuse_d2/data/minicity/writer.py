@@ -48,7 +48,9 @@ class Manifest:
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"MiniCity: {name} = {value!r}; give a whole number from {low} to {high}")
+                raise ValueError(
+                    f"MiniCity: {name} = {value!r}; give a whole number from {low} to {high}"
+                )
         if self.num_train + self.num_val == 0:
             raise ValueError("MiniCity: num_train = num_val = 0; ask for at least one frame")
 
@@ -74,7 +76,10 @@ def _paths(root: Path, split: str, index: int) -> list[Path]:
 
     name = frame_name(split, index)
     city = name.split("_")[0]
-    return [root / _FOLDERS[k > 0] / split / city / f"{name}_{suffix}" for k, suffix in enumerate(_FILES)]
+    return [
+        root / _FOLDERS[k > 0] / split / city / f"{name}_{suffix}"
+        for k, suffix in enumerate(_FILES)
+    ]
 
 
 def is_complete(root: str | os.PathLike) -> bool:
@@ -100,15 +105,25 @@ def write_frame(root: Path, manifest: Manifest, split: str, index: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     label_ids = frame.label_ids
     color = cv2.cvtColor(COLORS[label_ids], cv2.COLOR_RGB2BGRA)
-    pictures = (cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), frame.instance_ids, label_ids, TRAIN_IDS[label_ids], color)
+    pictures = (
+        cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR),
+        frame.instance_ids,
+        label_ids,
+        TRAIN_IDS[label_ids],
+        color,
+    )
     fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV >= 4.11; one filter for all rows halves the time
+    if hasattr(
+        cv2, "IMWRITE_PNG_FILTER"
+    ):  # OpenCV >= 4.11; one filter for all rows halves the time
         fast += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
     # Noise has no repetitions to search for: Huffman codes alone are as small.
     noisy = [*fast, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
     for k, (path, picture) in enumerate(zip(paths, pictures, strict=False)):
         if not cv2.imwrite(str(path), np.ascontiguousarray(picture), fast if k else noisy):
-            raise OSError(f"MiniCity: cannot write {path}; is the disk full or the folder read-only?")
+            raise OSError(
+                f"MiniCity: cannot write {path}; is the disk full or the folder read-only?"
+            )
     objects = [{"label": label, "polygon": polygon.tolist()} for label, polygon in frame.objects]
     document = {"imgHeight": manifest.height, "imgWidth": manifest.width, "objects": objects}
     paths[-1].write_text(json.dumps(document, separators=(",", ":")))
@@ -209,7 +224,9 @@ def _move_into(source: Path, target: Path) -> None:
         os.replace(source, target)
         return
     for child in source.iterdir():  # files of others are in the way; ours go beside them
-        _move_into(child, target / child.name) if child.is_dir() else os.replace(child, target / child.name)
+        _move_into(child, target / child.name) if child.is_dir() else os.replace(
+            child, target / child.name
+        )
 
 
 def _remove_own(root: Path) -> None:
@@ -226,7 +243,12 @@ def _remove_own(root: Path) -> None:
 
 def _draw_all(root: Path, manifest: Manifest, workers: int | None, progress) -> None:
     count = manifest.num_train + manifest.num_val
-    workers = min(workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1, count)
+    workers = min(
+        workers or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else workers or os.cpu_count() or 1,
+        count,
+    )
     if workers == 1:
         for _ in _work(root, manifest, 0, 1):
             if progress:
@@ -261,7 +283,9 @@ def _draw_all(root: Path, manifest: Manifest, workers: int | None, progress) -> 
             thread.join()
         for k, process in enumerate(processes):
             if process.wait() != 0:
-                raise RuntimeError(f"MiniCity: worker {k} failed; nothing was kept. It said:\n{errors[k][-2000:]}")
+                raise RuntimeError(
+                    f"MiniCity: worker {k} failed; nothing was kept. It said:\n{errors[k][-2000:]}"
+                )
     finally:
         for process in processes:
             if process.poll() is None:
