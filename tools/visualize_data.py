@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Draws contact sheets of a registered data set: pictures with their instances and their semantic labels.
+"""Draws contact sheets of a registered data set: pictures with their instances and their semantic
+labels.
 
     python tools/visualize_data.py --dataset minicity_fine_instance_seg_val --output output/val.png
-    python tools/visualize_data.py --dataset pennfudan_train --output output/pennfudan --num 24 --columns 4
+    python tools/visualize_data.py --dataset pennfudan_train --output output/pennfudan --num 24
+    --columns 4
 
-A name that ends in .png gives one sheet; any other output is a folder that gets the sheet and each sample by itself.
+A name that ends in .png gives one sheet; any other output is a folder that gets the sheet and each
+sample by itself.
 """
 
 from __future__ import annotations
@@ -25,14 +28,27 @@ from detectron2.structures import BoxMode
 import deepfuse_d2  # noqa: F401  registers the data sets
 from deepfuse_d2.errors import DatasetError, UserError
 
-_SMALLEST_NAMED = 300  # square pixels of a tile; smaller instances are drawn without their class name
-_FALLBACK = [(220, 60, 60), (60, 130, 220), (240, 180, 40), (60, 170, 90), (160, 90, 200), (240, 130, 60)]
+_SMALLEST_NAMED = (
+    300  # square pixels of a tile; smaller instances are drawn without their class name
+)
+_FALLBACK = [
+    (220, 60, 60),
+    (60, 130, 220),
+    (240, 180, 40),
+    (60, 170, 90),
+    (160, 90, 200),
+    (240, 130, 60),
+]
 
 
 def load_samples(dataset: str, count: int) -> list[dict]:
-    """``count`` dicts spread evenly over a data set, with the semantic map of a sibling data set where there is one."""
+    """``count`` dicts spread evenly over a data set, with the semantic map of a sibling data set
+    where there is one.
+    """
     if dataset not in DatasetCatalog.list():
-        near = ", ".join(sorted(n for n in DatasetCatalog.list() if n.split("_")[0] == dataset.split("_")[0]))
+        near = ", ".join(
+            sorted(n for n in DatasetCatalog.list() if n.split("_")[0] == dataset.split("_")[0])
+        )
         known = near or ", ".join(sorted(DatasetCatalog.list()))
         raise DatasetError(f'--dataset "{dataset}" is unknown; known are {known}')
     dicts = DatasetCatalog.get(dataset)
@@ -47,7 +63,11 @@ def load_samples(dataset: str, count: int) -> list[dict]:
 
 
 def _colors(names: list[str], given) -> list[tuple[int, int, int]]:
-    return [tuple(c) for c in given] if given else [_FALLBACK[k % len(_FALLBACK)] for k in range(len(names))]
+    return (
+        [tuple(c) for c in given]
+        if given
+        else [_FALLBACK[k % len(_FALLBACK)] for k in range(len(names))]
+    )
 
 
 def _mask(annotation: dict, height: int, width: int) -> np.ndarray:
@@ -69,7 +89,9 @@ def _mask(annotation: dict, height: int, width: int) -> np.ndarray:
 
 
 def draw_instances(image: np.ndarray, annotations: list[dict], metadata) -> np.ndarray:
-    """Instances as tinted masks with outlines and names; crowds ("group") hatched. Images are RGB."""
+    """Instances as tinted masks with outlines and names; crowds ("group") hatched. Images are
+    RGB.
+    """
     names = list(metadata.get("thing_classes", []))
     colors = _colors(names, metadata.get("thing_colors"))
     out, (height, width) = image.copy(), image.shape[:2]
@@ -91,13 +113,17 @@ def draw_instances(image: np.ndarray, annotations: list[dict], metadata) -> np.n
             inside &= (rows + columns) % 8 < 3
         out[inside] = (0.45 * out[inside] + 0.55 * color).astype(np.uint8)
         outlines = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-        cv2.drawContours(out, outlines, -1, tuple(int(c) for c in np.minimum(color + 60, 255)), 1, cv2.LINE_AA)
+        cv2.drawContours(
+            out, outlines, -1, tuple(int(c) for c in np.minimum(color + 60, 255)), 1, cv2.LINE_AA
+        )
         if mask.sum() >= _SMALLEST_NAMED and kind < len(names):
             x, y, _, _ = cv2.boundingRect(mask)
             texts.append((names[kind] + (" group" if crowd else ""), (x + 1, max(y + 9, 9))))
     for text, at in texts:
         for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(out, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.33, color, thickness, cv2.LINE_AA)
+            cv2.putText(
+                out, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.33, color, thickness, cv2.LINE_AA
+            )
     return out
 
 
@@ -113,10 +139,14 @@ def draw_semantic(image: np.ndarray, classes: np.ndarray, metadata) -> np.ndarra
 
 
 def draw_sample(sample: dict, dataset: str, tile_width: int) -> np.ndarray:
-    """The panels of one sample, one below another: picture, instances, semantic classes - those that there are."""
+    """The panels of one sample, one below another: picture, instances, semantic classes - those
+    that there are.
+    """
     image = cv2.imread(sample["file_name"])
     if image is None:
-        raise DatasetError(f"cannot read {sample['file_name']}; prepare the data set again (see datasets/README.md)")
+        raise DatasetError(
+            f"cannot read {sample['file_name']}; prepare the data set again, see datasets/README.md"
+        )
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     scale = tile_width / image.shape[1]
     size = (tile_width, round(image.shape[0] * scale))
@@ -125,12 +155,16 @@ def draw_sample(sample: dict, dataset: str, tile_width: int) -> np.ndarray:
     large = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     panels = [large]
     if "annotations" in sample:
-        scaled = [{**a, "segmentation": _rescaled(a, height, width, size)} for a in sample["annotations"]]
+        scaled = [
+            {**a, "segmentation": _rescaled(a, height, width, size)} for a in sample["annotations"]
+        ]
         panels.append(draw_instances(large, scaled, metadata))
     if sample.get("sem_seg_file_name"):
         classes = cv2.imread(sample["sem_seg_file_name"], cv2.IMREAD_GRAYSCALE)
         if classes is None:
-            raise DatasetError(f"cannot read {sample['sem_seg_file_name']}; prepare the data set again")
+            raise DatasetError(
+                f"cannot read {sample['sem_seg_file_name']}; prepare the data set again"
+            )
         stuff = MetadataCatalog.get(dataset.replace("_instance_seg_", "_sem_seg_"))
         panels.append(draw_semantic(large, classes, stuff))
     return np.concatenate(panels)
@@ -163,10 +197,14 @@ def _save(path: Path, image: np.ndarray) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", required=True, help="a registered name")
     parser.add_argument("--output", type=Path, required=True, help="a .png file, or a folder")
-    parser.add_argument("--num", type=int, default=12, help="samples, spread evenly over the data set")
+    parser.add_argument(
+        "--num", type=int, default=12, help="samples, spread evenly over the data set"
+    )
     parser.add_argument("--columns", type=int, default=3)
     parser.add_argument("--tile-width", type=int, default=512, help="pixels")
     args = parser.parse_args(argv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from .camera import Place
 from .canvas import Canvas, Mesh
@@ -25,7 +26,7 @@ def draw_barrier(
         tone = rng.choice(
             [(160, 154, 146), (150, 104, 84), (186, 180, 168), (128, 128, 130), (170, 140, 116)]
         )
-        for a, b in reversed(list(zip(steps, steps[1:], strict=False))):
+        for a, b in reversed(list(pairwise(steps))):
             mesh.poly([(x, 0, a), (x, 0, b), (x, height, b), (x, height, a)], tone, face)
         cells, y = [], 0.4
         while y < height - 0.2:
@@ -71,7 +72,8 @@ def draw_barrier(
             z += 2.5
         mesh.draw(canvas, _ZERO, "guard rail")
         return
-    # A fence is labelled as a whole, gaps included, as annotators do; the gaps show what stood there before.
+    # A fence is labelled as a whole, gaps included, as annotators do; the gaps show what stood
+    # there before.
     tone = rng.choice([(88, 64, 46), (60, 64, 66), (206, 204, 198), (64, 92, 74), (128, 104, 76)])
     canvas.begin("fence")
     outline = Mesh()
@@ -94,7 +96,9 @@ def draw_barrier(
 def draw_static(
     canvas: Canvas, rng: random.Random, x: float, z: float, kind: str | None = None
 ) -> None:
-    """Things that no class counts: bins, boxes and benches ("static"), prams and suitcases ("dynamic")."""
+    """Things that no class counts: bins, boxes and benches ("static"), prams and suitcases
+    ("dynamic").
+    """
     kind = kind or rng.choice(["bin", "box", "bench", "pram", "bollard"])
     mesh = Mesh()
     tone = rng.choice([(58, 70, 62), (84, 86, 90), (200, 110, 40), (40, 70, 120), (120, 84, 56)])

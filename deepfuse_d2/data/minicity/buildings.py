@@ -1,4 +1,6 @@
-"""Houses along the street: fronts with windows, doors and shops, roofs, and what closes the view at the far end."""
+"""Houses along the street: fronts with windows, doors and shops, roofs, and what closes the view
+at the far end.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,14 @@ __all__ = ["draw_building", "draw_skyline"]
 _ZERO = Place(0.0, 0.0)
 
 WALLS = {
-    "old": [(214, 188, 148), (196, 150, 116), (226, 214, 190), (172, 104, 82), (204, 176, 162), (186, 190, 178), (150, 92, 74), (232, 206, 150)],
-    "boulevard": [(206, 198, 184), (188, 180, 170), (164, 160, 156), (214, 192, 160), (150, 110, 92), (190, 196, 200)],
-    "suburb": [(232, 228, 218), (222, 206, 178), (178, 110, 88), (206, 212, 206), (190, 150, 130), (238, 222, 190)],
-    "works": [(168, 170, 172), (140, 146, 152), (186, 176, 160), (150, 100, 84), (120, 132, 140), (200, 200, 196)],
+    "old": [(214, 188, 148), (196, 150, 116), (226, 214, 190), (172, 104, 82), (204, 176, 162),
+    (186, 190, 178), (150, 92, 74), (232, 206, 150)],
+    "boulevard": [(206, 198, 184), (188, 180, 170), (164, 160, 156), (214, 192, 160), (150, 110,
+    92), (190, 196, 200)],
+    "suburb": [(232, 228, 218), (222, 206, 178), (178, 110, 88), (206, 212, 206), (190, 150, 130),
+    (238, 222, 190)],
+    "works": [(168, 170, 172), (140, 146, 152), (186, 176, 160), (150, 100, 84), (120, 132, 140),
+    (200, 200, 196)],
 }  # fmt: skip
 ROOFS = [(134, 70, 54), (112, 62, 50), (78, 76, 80), (92, 84, 80), (150, 88, 64)]
 SHOPS = [
@@ -47,7 +53,9 @@ def _across(z: float, cells: list[tuple[float, float, float, float]]) -> list[tu
 def draw_building(
     canvas: Canvas, rng: random.Random, style: str, front: float, z0: float, z1: float
 ) -> float:
-    """A house from z0 to z1 with its front at x = ``front``, facing the road; returns its height."""
+    """A house from z0 to z1 with its front at x = ``front``, facing the road; returns its
+    height.
+    """
     light = canvas.light
     side = -1.0 if front < 0 else 1.0
     floors = {
@@ -107,7 +115,8 @@ def _roof(mesh: Mesh, rng, light, side, front, z0, z1, height, depth, wall, end)
         wall,
         end,
     )
-    mesh.poly([(front - side * 0.3, height, z0), (front - side * 0.3, height, z1), (ridge, height + rise, z1), (ridge, height + rise, z0)],
+    mesh.poly([(front - side * 0.3, height, z0), (front - side * 0.3, height, z1), (ridge,
+    height + rise, z1), (ridge, height + rise, z0)],
               tile, light.shade(-side * 0.6, 0.8, 0.0))  # fmt: skip
     for _ in range(rng.randint(0, 2)):
         z = rng.uniform(z0 + 1, max(z1 - 1.5, z0 + 1.2))
@@ -128,7 +137,7 @@ def _end_windows(mesh: Mesh, rng, front, side, z, ground, storey, floors, shade)
     if rng.random() < 0.45:
         return
     cells = [
-        tuple(sorted((front + side * u, front + side * (u + 1.1)))) + (y + 0.9, y + 2.3)
+        (*sorted((front + side * u, front + side * (u + 1.1))), y + 0.9, y + 2.3)
         for y in [ground + storey * k for k in range(floors - 1)] or [0.0]
         for u in (2.0, 5.0, 8.0)
     ]
@@ -187,7 +196,8 @@ def _front(
     ]
     mesh.poly(_quads(x, lines), ledge, face, solid=False, count=len(lines))
     for cells, color, shade in (
-        (frames, frame, face), (sills, tuple(c * 0.75 for c in wall), face), (panes, PANE, 0.4 + 0.5 * face), (gleams, sky, 1.0), (lit, (250, 206, 126), 1.0),
+        (frames, frame, face), (sills, tuple(c * 0.75 for c in wall), face), (panes, PANE,
+        0.4 + 0.5 * face), (gleams, sky, 1.0), (lit, (250, 206, 126), 1.0),
     ):  # fmt: skip
         if cells:
             mesh.poly(_quads(x, cells), color, shade, solid=False, count=len(cells))

@@ -1,8 +1,9 @@
 """The world of a street and its light, seen by a pinhole camera on a car.
 
-World coordinates are metres: x to the right, y up from the ground, z forward; the camera stands at x = z = 0. A street
-may bend: ``bend`` moves everything sideways by ``bend * z**2``, so that whatever stands on the road follows it.
-Image coordinates are pixels of the final image with (0, 0) at its upper left corner.
+World coordinates are metres: x to the right, y up from the ground, z forward; the camera stands at
+x = z = 0. A street may bend: ``bend`` moves everything sideways by ``bend * z**2``, so that
+whatever stands on the road follows it. Image coordinates are pixels of the final image with (0, 0)
+at its upper left corner.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 
 __all__ = ["Camera", "Light", "Place"]
 
-NEAR = 0.4  # metres; nearer points are moved onto this plane, which keeps walls along the road in their plane
+# Metres. Nearer points are moved onto this plane, which keeps walls along the road in their plane.
+NEAR = 0.4
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ class Camera:
 
     @property
     def pixels(self) -> float:
-        """Focal length in pixels: an object of s metres at z metres is ``s * pixels / z`` pixels large."""
+        """Focal length in pixels: an object of s metres at z metres is ``s * pixels / z`` pixels
+        large.
+        """
         return self.focal * self.width
 
     def sees(self, x: float, z: float, radius: float) -> bool:
-        """Whether something of that radius may lie between the left and the right border of the picture."""
+        """Whether something of that radius may lie between the left and the right border of the
+        picture.
+        """
         scale = self.pixels / max(z, NEAR)
         u = self.centre * self.width + (x + self.bend * z * z) * scale
         return -radius * scale < u < self.width + radius * scale
@@ -73,7 +79,9 @@ class Place:
 
     @property
     def camera(self) -> tuple[float, float]:
-        """Where the camera is as the model sees it: (to its right, before it), which tells what faces can be seen."""
+        """Where the camera is as the model sees it: (to its right, before it), which tells what
+        faces can be seen.
+        """
         sin, cos = math.sin(self.heading), math.cos(self.heading)
         x, slant = self.x + self.bend * self.z**2, 2 * self.bend * self.z
         return self.z * (sin + slant * cos) - x * cos, -x * sin - self.z * (cos - slant * sin)

@@ -1,8 +1,9 @@
 """One canvas draws picture and labels together, so they cannot disagree.
 
-The picture is drawn at twice the final size and averaged down. Whatever is drawn *solid* between ``begin`` and ``end``
-also enters a silhouette; its outline becomes the object's polygon, and that very polygon is filled into the label map and
-recorded for ``polygons.json``. Objects are drawn from far to near, so later ones hide earlier ones in both.
+The picture is drawn at twice the final size and averaged down. Whatever is drawn *solid* between
+``begin`` and ``end`` also enters a silhouette; its outline becomes the object's polygon, and that
+very polygon is filled into the label map and recorded for ``polygons.json``. Objects are drawn
+from far to near, so later ones hide earlier ones in both.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ Color = tuple[float, float, float]
 class Canvas:
     """Picture (RGB), label map and object list of a frame.
 
-    ``owner`` holds for each pixel the index + 1 of the object in ``objects`` that it shows (0: none yet).
+    ``owner`` holds for each pixel the index + 1 of the object in ``objects`` that it shows (0:
+    none yet).
     """
 
     def __init__(self, camera: Camera, light: Light):
@@ -113,7 +115,9 @@ class Canvas:
             cv2.ellipse(self._mask, centre, axes, 0, 0, 360, 255, -1, cv2.LINE_8, _SHIFT)
 
     def grow(self, fixed: np.ndarray, margin: int) -> bool:
-        """Tells the current object that it reaches these coordinates; False if they are outside the picture."""
+        """Tells the current object that it reaches these coordinates; False if they are outside
+        the picture.
+        """
         low, high = fixed.min(axis=0) >> _SHIFT, fixed.max(axis=0) >> _SHIFT
         x0, y0 = int(low[0]) - margin, int(low[1]) - margin
         x1, y1 = int(high[0]) + margin, int(high[1]) + margin
@@ -126,7 +130,8 @@ class Canvas:
         return True
 
     def stamp(self, stamp: np.ndarray, corner: tuple, size: tuple, ramp: np.ndarray) -> None:
-        """Sets a stamp (S, S, 2) of brightness and cover with its upper left at ``corner``, both in pixels.
+        """Sets a stamp (S, S, 2) of brightness and cover with its upper left at ``corner``, both
+        in pixels.
 
         Args:
             ramp: (256, 3) uint8, the colour of each brightness.
@@ -160,9 +165,11 @@ class Canvas:
 
 
 class Mesh:
-    """Parts of one model in model coordinates (right, up, forward), projected in one go and drawn in order.
+    """Parts of one model in model coordinates (right, up, forward), projected in one go and drawn
+    in order.
 
-    Faces wind counter-clockwise as seen from outside; a part with ``cull`` is drawn only where it faces the camera.
+    Faces wind counter-clockwise as seen from outside; a part with ``cull`` is drawn only where it
+    faces the camera.
     """
 
     def __init__(self) -> None:

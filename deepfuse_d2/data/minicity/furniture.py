@@ -43,7 +43,8 @@ def draw_lamp(canvas: Canvas, rng: random.Random, x: float, z: float) -> None:
     _pole(mesh, height, 0.17, color)
     mesh.line([(0, height, 0), (arm * 0.5, height + 0.35, 0), (arm, height + 0.35, 0)], 0.1, color)
     lit = canvas.light.dusk > 0.3
-    mesh.poly([(arm * 0.8, height + 0.22, 0), (arm * 1.25, height + 0.22, 0), (arm * 1.2, height + 0.48, 0), (arm * 0.85, height + 0.48, 0)],
+    mesh.poly([(arm * 0.8, height + 0.22, 0), (arm * 1.25, height + 0.22, 0), (arm * 1.2,
+    height + 0.48, 0), (arm * 0.85, height + 0.48, 0)],
               (255, 240, 196) if lit else (186, 188, 186), 1.3 if lit else 1.0)  # fmt: skip
     mesh.draw(canvas, Place(x, z), "pole")
 

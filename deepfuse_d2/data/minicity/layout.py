@@ -1,4 +1,6 @@
-"""Where things may stand: in view, on the ground, not inside one another; and the order in which they are drawn."""
+"""Where things may stand: in view, on the ground, not inside one another; and the order in which
+they are drawn.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ __all__ = ["Layout", "Thing", "back_to_front"]
 
 @dataclass
 class Thing:
-    """Something that stands on the ground, with the box (x0, x1, z0, z1) it covers and its height."""
+    """Something that stands on the ground, with the box (x0, x1, z0, z1) it covers and its
+    height.
+    """
 
     box: tuple[float, float, float, float]
     height: float
@@ -38,9 +42,12 @@ class Layout:
     def free(self, box: tuple, gap: float = 0.25) -> bool:
         x0, x1, z0, z1 = box
         return not any(
-            x0 < t.box[1] + gap and x1 > t.box[0] - gap and z0 < t.box[3] + gap and z1 > t.box[2] - gap
+            x0 - gap < t.box[1]
+            and t.box[0] < x1 + gap
+            and z0 - gap < t.box[3]
+            and t.box[2] < z1 + gap
             for t in self.things
-        )  # fmt: skip
+        )
 
     def visible(self, x: float, z: float, margin: float = 0.0) -> bool:
         u = self.view["centre"] + self.view["focal"] * (x / z + self.view["bend"] * z)
@@ -53,7 +60,9 @@ class Layout:
         return left, (1 - self.view["centre"]) * z / self.view["focal"] - shift
 
     def vehicle(self, kind: str, x: float, z: float, heading: float, *, gap: float = 0.25) -> bool:
-        """Puts a vehicle or a person there, if there is room and it is in view; its parts are built when drawn."""
+        """Puts a vehicle or a person there, if there is room and it is in view; its parts are
+        built when drawn.
+        """
         place = Place(x, z, heading, self.view["bend"])
         size = KINDS[kind].size(self.rng)
         seed = self.rng.getrandbits(64)
@@ -134,8 +143,8 @@ class Layout:
 def back_to_front(things: list[Thing]) -> list[Thing]:
     """Things from back to front.
 
-    One hides another if it is nearer along the road or nearer to the camera's path on the same side; where both
-    hold in opposite ways, neither hides the other.
+    One hides another if it is nearer along the road or nearer to the camera's path on the same
+    side; where both hold in opposite ways, neither hides the other.
     """
     boxes = np.array([t.box for t in things]).reshape(-1, 4)
     x0, x1, z0, z1 = (boxes[:, k] for k in range(4))

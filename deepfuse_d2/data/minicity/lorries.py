@@ -11,7 +11,8 @@ from .shapes import BUS_PAINTS, CARGO_PAINTS, TRAM_PAINTS, TRUCK_PAINTS
 from .vehicles import CHROME, GLASS, PLATE, TRIM, Body, Size, dim, rect
 
 __all__ = [
-    "build_bus", "build_trailer", "build_tram", "build_truck", "bus_size", "trailer_size", "tram_size", "truck_size",
+    "build_bus", "build_trailer", "build_tram", "build_truck", "bus_size", "trailer_size",
+    "tram_size", "truck_size",
 ]  # fmt: skip
 
 _RED = (214, 36, 30)

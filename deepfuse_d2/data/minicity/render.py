@@ -45,8 +45,10 @@ class Frame:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        instance_ids: (H, W) uint16, ``label id * 1000 + k`` for instances, the plain label id elsewhere.
-        objects: (label, polygon (N, 2)) in drawing order; filled one after another they give ``instance_ids``.
+        instance_ids: (H, W) uint16, ``label id * 1000 + k`` for instances, the plain label id
+            elsewhere.
+        objects: (label, polygon (N, 2)) in drawing order; filled one after another they give
+            ``instance_ids``.
     """
 
     image: np.ndarray
@@ -70,7 +72,8 @@ def render_frame(seed: int, split: str, index: int, width: int, height: int) -> 
     """Draws frame ``index`` of a split; the same arguments give the same bytes."""
     rng = random.Random(f"minicity/{seed}/{split}/{index}")
     cities = list(CITIES[split])
-    # 12 features and 4 or 2 cities: the shift by the round keeps every city from always showing the same ones.
+    # 12 features and 4 or 2 cities: the shift by the round keeps every city from always showing
+    # the same ones.
     feature = FEATURES[(index + index // len(FEATURES)) % len(FEATURES)]
     scene = make_scene(rng, CITIES[split][cities[index % len(cities)]], feature)
     canvas = Canvas(scene.camera(width, height), scene.light)
@@ -98,7 +101,9 @@ def _draw(canvas: Canvas, scene: Scene) -> None:
 
 
 def _shadows(scene: Scene) -> list[tuple[np.ndarray, float]]:
-    """(ground points whose hull lies in shadow, share of light that remains) of all things and houses."""
+    """(ground points whose hull lies in shadow, share of light that remains) of all things and
+    houses.
+    """
     light, shadows = scene.light, []
     cast = np.array([-light.sun[0], 0.0, -light.sun[2]]) / max(
         light.sun[1], 0.3
@@ -129,7 +134,8 @@ def _shadows(scene: Scene) -> list[tuple[np.ndarray, float]]:
 def _draw_plot(canvas: Canvas, street: Street, plot: Plot) -> None:
     rng = random.Random(plot.seed)
     front = street.front[0 if plot.side < 0 else 1]
-    # Nothing of a plot is nearer to the street than its front, so it is out of view while its far corner is.
+    # Nothing of a plot is nearer to the street than its front, so it is out of view while its far
+    # corner is.
     if plot.z1 < 1.0 or not canvas.camera.sees(front, plot.z1, 1.0):
         return
     if plot.kind == "house":
@@ -180,7 +186,9 @@ def _draw_plot(canvas: Canvas, street: Street, plot: Plot) -> None:
 
 
 def _draw_own_car(canvas: Canvas, rng: random.Random) -> None:
-    """The bonnet of the camera's car and the border that rectifying the picture leaves, both void."""
+    """The bonnet of the camera's car and the border that rectifying the picture leaves, both
+    void.
+    """
     height, width = canvas.owner.shape
     if rng.random() < 0.7:
         tone = rng.choice([(46, 48, 52), (120, 124, 128), (30, 44, 70)])
@@ -217,7 +225,9 @@ def _draw_own_car(canvas: Canvas, rng: random.Random) -> None:
 
 
 def _labels(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, list[tuple[str, np.ndarray]]]:
-    """Label ids, instance ids and the objects that are visible, numbered as Cityscapes' own script numbers them."""
+    """Label ids, instance ids and the objects that are visible, numbered as Cityscapes' own script
+    numbers them.
+    """
     seen = np.bincount(canvas.owner.ravel(), minlength=len(canvas.objects) + 1)
     counts: dict[str, int] = {}
     instance_of = np.zeros(len(canvas.objects) + 1, np.uint16)
@@ -238,7 +248,9 @@ def _labels(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, list[tuple[str, np.
 
 @lru_cache(maxsize=2)
 def _grain(height: int, width: int, channels: int) -> np.ndarray:
-    """White noise of unit deviation, somewhat larger than a picture; each frame cuts its own window out of it."""
+    """White noise of unit deviation, somewhat larger than a picture; each frame cuts its own
+    window out of it.
+    """
     shape = (height + _SLACK, width + _SLACK, channels)
     return np.random.default_rng(20).standard_normal(shape, np.float32)
 

@@ -44,11 +44,14 @@ class Scene:
 
 
 def make_scene(rng: random.Random, city_style: dict[str, float], feature: str) -> Scene:
-    """A street of one of the city's styles with its light, traffic and people; ``feature`` occurs in view."""
+    """A street of one of the city's styles with its light, traffic and people; ``feature`` occurs
+    in view.
+    """
     style = rng.choices(list(city_style), list(city_style.values()))[0]
     light, street = _light(rng), _street(rng, style, feature)
     view = {
-        "focal": rng.uniform(0.88, 1.02), "horizon": rng.uniform(0.4, 0.47), "centre": rng.uniform(0.43, 0.57),
+        "focal": rng.uniform(0.88, 1.02), "horizon": rng.uniform(0.4, 0.47),
+        "centre": rng.uniform(0.43, 0.57),
         "eye": rng.uniform(1.25, 1.5), "bend": rng.choice([0.0, 0.0, rng.uniform(-0.0022, 0.0022)]),
     }  # fmt: skip
     layout = Layout(rng, street, light, view)
@@ -68,7 +71,8 @@ def _light(rng: random.Random) -> Light:
         math.cos(elevation) * math.cos(azimuth),
     )
     haze = {
-        "noon": (214, 224, 234), "overcast": (206, 209, 212), "morning": (232, 222, 206), "evening": (240, 206, 168), "dusk": (132, 122, 138),
+        "noon": (214, 224, 234), "overcast": (206, 209, 212), "morning": (232, 222, 206),
+        "evening": (240, 206, 168), "dusk": (132, 122, 138),
     }[kind]  # fmt: skip
     strength = {
         "noon": rng.uniform(0.6, 0.85),
@@ -131,7 +135,8 @@ def _street(rng: random.Random, style: str, feature: str) -> Street:
     elif crossing is None and rng.random() < 0.3:
         zebra = rng.uniform(8, 26)
     return Street(
-        style, x - 0.25 - parking[0], high + LANE / 2 + 0.25 + parking[1], lanes, parking, walk, verge, tram, crossing, rng.uniform(6.5, 9.0), zebra,
+        style, x - 0.25 - parking[0], high + LANE / 2 + 0.25 + parking[1], lanes, parking, walk,
+        verge, tram, crossing, rng.uniform(6.5, 9.0), zebra,
     )  # fmt: skip
 
 

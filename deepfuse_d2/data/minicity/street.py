@@ -1,9 +1,12 @@
-"""The open part of a street: sky, ground, kerbs, markings and shadows, drawn before anything that stands on it."""
+"""The open part of a street: sky, ground, kerbs, markings and shadows, drawn before anything that
+stands on it.
+"""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -59,7 +62,7 @@ class Street:
 def draw_sky(canvas: Canvas, rng: random.Random) -> None:
     """Fills the picture with sky: a gradient with soft clouds, brighter towards the sun."""
     light = canvas.light
-    height, width = canvas.image.shape[:2]
+    width = canvas.image.shape[1]
     noise = np.random.default_rng(rng.getrandbits(64))
     rows = np.linspace(0.0, 1.0, 24, dtype=np.float32)[:, None, None]
     clear = rng.uniform(0.0, 1.0) if light.strength > 0.2 else 0.0
@@ -95,7 +98,8 @@ def _ribbon(x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> list[
 
 
 def _strip(canvas: Canvas, label: str, x0: float, x1: float, z0: float, z1: float, color) -> None:
-    # One face per reach, so that far ground takes the colour of the air; half a percent of overlap hides the seams.
+    # One face per reach, so that far ground takes the colour of the air; half a percent of overlap
+    # hides the seams.
     mesh = Mesh()
     steps = [z0, *[z for z in _REACHES if z0 < z < z1], z1]
     for a, b in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
@@ -229,7 +233,7 @@ def _markings(mesh: Mesh, s: Street, rng: random.Random, white, stop: float) -> 
     inner = sorted(x for x, _ in s.lanes)
     headings = dict(s.lanes)
     start = rng.uniform(0, 9)
-    for a, b in zip(inner, inner[1:], strict=False):
+    for a, b in pairwise(inner):
         x = (a + b) / 2
         if headings[a] != headings[b] and len(inner) > 2:
             for side in (-0.12, 0.12):
@@ -258,10 +262,13 @@ def _markings(mesh: Mesh, s: Street, rng: random.Random, white, stop: float) -> 
 
 
 def draw_shadows(canvas: Canvas, shadows: list[tuple[np.ndarray, float]]) -> None:
-    """Darkens the picture inside world polygons (points (N, 3), share of light that remains), with soft edges."""
+    """Darkens the picture inside world polygons (points (N, 3), share of light that remains), with
+    soft edges.
+    """
     height, width = canvas.image.shape[:2]
     horizon = int(canvas.camera.horizon * height)
-    # Shadows are soft, so a quarter of the picture's resolution will do. The darkest come last and prevail.
+    # Shadows are soft, so a quarter of the picture's resolution will do. The darkest come last and
+    # prevail.
     small = np.full((height // 4, width // 4), 255, np.uint8)
     shadows = sorted(shadows, key=lambda shadow: -shadow[1])
     pixels, _ = canvas.camera.project(

@@ -14,7 +14,20 @@ __all__ = ["FEATURES", "populate"]
 
 # Every frame asks for one of these besides its ordinary traffic, so that rare classes occur in
 # small sets too.
-FEATURES = ["truck", "bus", "train", "motorcycle", "rider", "bicycle", "crowd", "train", "motorbike rider", "bicycle", "crossing", "motorcycle"]  # fmt: skip
+FEATURES = [
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "rider",
+    "bicycle",
+    "crowd",
+    "train",
+    "motorbike rider",
+    "bicycle",
+    "crossing",
+    "motorcycle",
+]
 
 
 def populate(layout: Layout, feature: str) -> None:

@@ -1,6 +1,8 @@
-"""Trees and bushes: crowns are stamps made of thousands of leaves once a process, then coloured, scaled and set in place.
+"""Trees and bushes: crowns are stamps made of thousands of leaves once a process, then coloured,
+scaled and set in place.
 
-A stamp is brightness and cover; colour comes from a ramp between shaded and sunlit leaves when it is drawn.
+A stamp is brightness and cover; colour comes from a ramp between shaded and sunlit leaves when it
+is drawn.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ _EACH = 4  # stamps of a kind
 
 @lru_cache(maxsize=2)
 def _stamps(mirrored: bool = False) -> dict[str, list[list[np.ndarray]]]:
-    """kind -> stamps -> levels of half the size each; a level is (S, S, 2) uint8: brightness, cover.
+    """kind -> stamps -> levels of half the size each; a level is (S, S, 2) uint8: brightness,
+    cover.
 
-    The light comes from the upper left, or right if ``mirrored``. The bottom row of a stamp is the lowest leaf.
+    The light comes from the upper left, or right if ``mirrored``. The bottom row of a stamp is the
+    lowest leaf.
     """
     if mirrored:
         return {

@@ -1,4 +1,6 @@
-"""Cars and what all vehicles share: side profiles extruded to solids, with windows, lamps and wheels on their faces."""
+"""Cars and what all vehicles share: side profiles extruded to solids, with windows, lamps and
+wheels on their faces.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,8 @@ class Body:
         self.mesh, self.light, self.half = Mesh(), light, half
         self._sin, self._cos = math.sin(place.heading), math.cos(place.heading)
         across, ahead = place.camera
-        # Flanks and ends that turn away are not even built; the margins keep what a rounding could show.
+        # Flanks and ends that turn away are not even built; the margins keep what a rounding could
+        # show.
         self.flanks = [sign for sign in (-1, 1) if across * sign > half - 0.4]
         self._ends = {True: ahead > 0.0, False: ahead < 0.0}
         self.gleam = tuple(0.45 * g + 0.38 * h for g, h in zip(GLASS, light.haze, strict=True))
@@ -70,7 +73,9 @@ class Body:
         return self.light.shade(z * along + x * across, y, z * across - x * along)
 
     def side(self, points: Points, color, *, glow=None, taper=None) -> None:
-        """A shape (z, y) on both flanks; ``taper(y)`` gives half the width where it is not constant."""
+        """A shape (z, y) on both flanks; ``taper(y)`` gives half the width where it is not
+        constant.
+        """
         points = _winding(points)
         for sign in self.flanks:
             half = self.half * 1.004
@@ -92,7 +97,9 @@ class Body:
         self.end([(-x, y) for x, y in points], z, color, front=front, glow=glow)
 
     def extrude(self, profile, colors: dict[str, tuple], halves: list[float]) -> None:
-        """The solid itself: strips between the flanks, then the flanks; ``halves`` is half the width per point."""
+        """The solid itself: strips between the flanks, then the flanks; ``halves`` is half the
+        width per point.
+        """
         panes = []
         self.mesh.sort_from()
         for k, (z0, y0, material) in enumerate(profile):
@@ -122,7 +129,8 @@ class Body:
             ([(-0.93, 0.62), (0.93, 0.62), (0.93, 0.94), (-0.93, 0.94)], dim(self.gleam, 0.72)),
             ([(-0.5, 0.08), (-0.15, 0.08), (0.12, 0.94), (-0.23, 0.94)], self.gleam),
         ):
-            # The strip runs up on the front and down on the rear; wound like the strip, it is culled with it.
+            # The strip runs up on the front and down on the rear; wound like the strip, it is
+            # culled with it.
             face = (
                 [at(u, v) for u, v in shape[::-1]] if y1 > y0 else [at(u, 1 - v) for u, v in shape]
             )

@@ -1,7 +1,9 @@
-"""Writes a MiniCity in Cityscapes' folder layout, with several processes, and never a half one that looks whole.
+"""Writes a MiniCity in Cityscapes' folder layout, with several processes, and never a half one
+that looks whole.
 
-A set is drawn into ``<root>.partial`` and moved to ``<root>`` when every frame is there; its manifest ``minicity.json``
-comes last. The frames on disk depend on seed, size and index alone, not on the number of workers.
+A set is drawn into ``<root>.partial`` and moved to ``<root>`` when every frame is there; its
+manifest ``minicity.json`` comes last. The frames on disk depend on seed, size and index alone, not
+on the number of workers.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ MAX_SIZE = (2048, 1024)
 _MIN_SIZE = (128, 64)
 _FOLDERS = ("leftImg8bit", "gtFine")
 _FILES = (
-    "leftImg8bit.png", "gtFine_instanceIds.png", "gtFine_labelIds.png", "gtFine_labelTrainIds.png", "gtFine_color.png", "gtFine_polygons.json",
+    "leftImg8bit.png", "gtFine_instanceIds.png", "gtFine_labelIds.png",
+    "gtFine_labelTrainIds.png", "gtFine_color.png", "gtFine_polygons.json",
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -44,7 +47,8 @@ class Manifest:
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("width", _MIN_SIZE[0], MAX_SIZE[0]), ("height", _MIN_SIZE[1], MAX_SIZE[1]), ("num_train", 0, 10**6), ("num_val", 0, 10**6), ("seed", 0, 2**63),
+            ("width", _MIN_SIZE[0], MAX_SIZE[0]), ("height", _MIN_SIZE[1], MAX_SIZE[1]),
+            ("num_train", 0, 10**6), ("num_val", 0, 10**6), ("seed", 0, 2**63),
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, int) or not low <= value <= high:
@@ -148,12 +152,14 @@ def generate_minicity(
         width, height: size in pixels, at most 2048 x 1024.
         seed: the same seed gives the same bytes, on any number of workers.
         workers: processes; None takes one a core.
-        overwrite: replace a MiniCity of other parameters. Files that MiniCity did not write are never touched.
+        overwrite: replace a MiniCity of other parameters. Files that MiniCity did not write are
+            never touched.
         progress: called after each frame.
 
     Raises:
         ValueError: a parameter is out of range.
-        FileExistsError: ``root`` holds something else, or a MiniCity of other parameters and not ``overwrite``.
+        FileExistsError: ``root`` holds something else, or a MiniCity of other parameters and not
+            ``overwrite``.
     """
     manifest = Manifest(VERSION, seed, width, height, num_train, num_val)
     if workers is not None and workers < 1:
@@ -166,8 +172,9 @@ def generate_minicity(
 def ensure_minicity(root: str | os.PathLike) -> None:
     """Makes the default MiniCity in ``root`` unless a complete one is there, of whatever size.
 
-    Any number of processes may call it at once: one draws, the others wait. A set with files missing is made again with
-    its own parameters; one of another version of the generator is kept, with a warning.
+    Any number of processes may call it at once: one draws, the others wait. A set with files
+    missing is made again with its own parameters; one of another version of the generator is kept,
+    with a warning.
     """
     root = Path(root).absolute()
     with _lock(root):
@@ -254,10 +261,15 @@ def _draw_all(root: Path, manifest: Manifest, workers: int | None, progress) -> 
             if progress:
                 progress()
         return
-    # Plain subprocesses that import this package alone: they start in a third of a second where multiprocessing
-    # would import torch first, and they also work from daemonic data-loader workers and unguarded scripts.
+    # Plain subprocesses that import this package alone: they start in a third of a second where
+    # multiprocessing would import torch first, and they also work from daemonic data-loader
+    # workers and unguarded scripts.
     package = Path(__file__).parent
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {package.name}.writer import _main; _main(sys.argv[2:])"
+    code = f"""if True:
+        import sys
+        sys.path.append(sys.argv[1])
+        from {package.name}.writer import _main
+        _main(sys.argv[2:])"""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(package.parent), str(root), str(k), str(workers)],
