@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start, frames = time.perf_counter(), args.num_train + args.num_val
     try:
-        with tqdm(total=frames, unit="frame", desc="MiniCity") as bar:
+        with tqdm(total=frames, unit="frame", desc="MiniCity", delay=0.2) as bar:
             generate_minicity(
                 args.root, num_train=args.num_train, num_val=args.num_val, width=args.width,
                 height=args.height,
@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             )  # fmt: skip
             drawn = bar.n
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        print(f"prepare_minicity.py: {error}", file=sys.stderr)
+        return 2
     if drawn:
         seconds = time.perf_counter() - start
         print(f"{drawn} frames in {seconds:.1f} s ({drawn / seconds:.1f} frames/s)")

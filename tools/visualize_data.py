@@ -1,13 +1,10 @@
 #!/usr/bin/env python3
-"""Draws contact sheets of a registered data set: pictures with their instances and their semantic
-labels.
+"""Draws contact sheets of a registered data set: pictures, instances and semantic labels.
 
     python tools/visualize_data.py --dataset minicity_fine_instance_seg_val --output output/val.png
     python tools/visualize_data.py --dataset pennfudan_train --output output/pennfudan --num 24
-    --columns 4
 
-A name that ends in .png gives one sheet; any other output is a folder that gets the sheet and each
-sample by itself.
+An output that ends in .png gives one sheet; any other is a folder that also gets each sample.
 """
 
 from __future__ import annotations
@@ -42,9 +39,7 @@ _FALLBACK = [
 
 
 def load_samples(dataset: str, count: int) -> list[dict]:
-    """``count`` dicts spread evenly over a data set, with the semantic map of a sibling data set
-    where there is one.
-    """
+    """``count`` dicts spread evenly over a data set, with semantic maps of its sibling, if any."""
     if dataset not in DatasetCatalog.list():
         near = ", ".join(
             sorted(n for n in DatasetCatalog.list() if n.split("_")[0] == dataset.split("_")[0])
@@ -89,9 +84,7 @@ def _mask(annotation: dict, height: int, width: int) -> np.ndarray:
 
 
 def draw_instances(image: np.ndarray, annotations: list[dict], metadata) -> np.ndarray:
-    """Instances as tinted masks with outlines and names; crowds ("group") hatched. Images are
-    RGB.
-    """
+    """RGB picture with tinted, outlined and named instances; crowds (groups) are hatched."""
     names = list(metadata.get("thing_classes", []))
     colors = _colors(names, metadata.get("thing_colors"))
     out, (height, width) = image.copy(), image.shape[:2]
@@ -139,9 +132,7 @@ def draw_semantic(image: np.ndarray, classes: np.ndarray, metadata) -> np.ndarra
 
 
 def draw_sample(sample: dict, dataset: str, tile_width: int) -> np.ndarray:
-    """The panels of one sample, one below another: picture, instances, semantic classes - those
-    that there are.
-    """
+    """One sample, from top to bottom: picture, instances, semantic classes, as there are."""
     image = cv2.imread(sample["file_name"])
     if image is None:
         raise DatasetError(

@@ -1,7 +1,6 @@
-"""MiniCity: a procedural street in the exact layout of Cityscapes, to train, test and try on
-without a download.
-"""
+"""MiniCity: a procedural street in the exact layout of Cityscapes, drawn instead of downloaded."""
 
-from .writer import VERSION, Manifest, ensure_minicity, generate_minicity, is_complete
+from .generate import ensure_minicity, generate_minicity
+from .manifest import VERSION, Manifest, is_complete
 
 __all__ = ["VERSION", "Manifest", "ensure_minicity", "generate_minicity", "is_complete"]

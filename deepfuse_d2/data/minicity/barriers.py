@@ -96,9 +96,7 @@ def draw_barrier(
 def draw_static(
     canvas: Canvas, rng: random.Random, x: float, z: float, kind: str | None = None
 ) -> None:
-    """Things that no class counts: bins, boxes and benches ("static"), prams and suitcases
-    ("dynamic").
-    """
+    """Things of no class: bins, boxes, benches ("static"), prams ("dynamic")."""
     kind = kind or rng.choice(["bin", "box", "bench", "pram", "bollard"])
     mesh = Mesh()
     tone = rng.choice([(58, 70, 62), (84, 86, 90), (200, 110, 40), (40, 70, 120), (120, 84, 56)])

@@ -52,10 +52,8 @@ def _across(z: float, cells: list[tuple[float, float, float, float]]) -> list[tu
 
 def draw_building(
     canvas: Canvas, rng: random.Random, style: str, front: float, z0: float, z1: float
-) -> float:
-    """A house from z0 to z1 with its front at x = ``front``, facing the road; returns its
-    height.
-    """
+) -> None:
+    """A house from z0 to z1 that faces the road, with its front at x = ``front``."""
     light = canvas.light
     side = -1.0 if front < 0 else 1.0
     floors = {
@@ -104,7 +102,6 @@ def draw_building(
     trim = tuple(min(255, c * 1.12) for c in wall)
     mesh.poly(_quads(front - side * 0.12, [(near, z1, height - 0.35, height + 0.1)]), trim, face)
     mesh.draw(canvas, _ZERO, "building")
-    return height
 
 
 def _roof(mesh: Mesh, rng, light, side, front, z0, z1, height, depth, wall, end) -> None:

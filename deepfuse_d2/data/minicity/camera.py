@@ -42,15 +42,11 @@ class Camera:
 
     @property
     def pixels(self) -> float:
-        """Focal length in pixels: an object of s metres at z metres is ``s * pixels / z`` pixels
-        large.
-        """
+        """Focal length in pixels: s metres at z metres are ``s * pixels / z`` pixels large."""
         return self.focal * self.width
 
     def sees(self, x: float, z: float, radius: float) -> bool:
-        """Whether something of that radius may lie between the left and the right border of the
-        picture.
-        """
+        """Whether something of that radius may lie between the borders of the picture."""
         scale = self.pixels / max(z, NEAR)
         u = self.centre * self.width + (x + self.bend * z * z) * scale
         return -radius * scale < u < self.width + radius * scale
@@ -79,9 +75,7 @@ class Place:
 
     @property
     def camera(self) -> tuple[float, float]:
-        """Where the camera is as the model sees it: (to its right, before it), which tells what
-        faces can be seen.
-        """
+        """The camera as the model sees it, (to its right, before it): tells what faces show."""
         sin, cos = math.sin(self.heading), math.cos(self.heading)
         x, slant = self.x + self.bend * self.z**2, 2 * self.bend * self.z
         return self.z * (sin + slant * cos) - x * cos, -x * sin - self.z * (cos - slant * sin)

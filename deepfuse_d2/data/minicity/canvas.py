@@ -115,9 +115,7 @@ class Canvas:
             cv2.ellipse(self._mask, centre, axes, 0, 0, 360, 255, -1, cv2.LINE_8, _SHIFT)
 
     def grow(self, fixed: np.ndarray, margin: int) -> bool:
-        """Tells the current object that it reaches these coordinates; False if they are outside
-        the picture.
-        """
+        """Notes how far the current object reaches; False if that is outside the picture."""
         low, high = fixed.min(axis=0) >> _SHIFT, fixed.max(axis=0) >> _SHIFT
         x0, y0 = int(low[0]) - margin, int(low[1]) - margin
         x1, y1 = int(high[0]) + margin, int(high[1]) + margin

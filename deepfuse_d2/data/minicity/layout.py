@@ -21,9 +21,7 @@ __all__ = ["Layout", "Thing", "back_to_front"]
 
 @dataclass
 class Thing:
-    """Something that stands on the ground, with the box (x0, x1, z0, z1) it covers and its
-    height.
-    """
+    """Something on the ground that covers a box (x0, x1, z0, z1)."""
 
     box: tuple[float, float, float, float]
     height: float
@@ -60,9 +58,7 @@ class Layout:
         return left, (1 - self.view["centre"]) * z / self.view["focal"] - shift
 
     def vehicle(self, kind: str, x: float, z: float, heading: float, *, gap: float = 0.25) -> bool:
-        """Puts a vehicle or a person there, if there is room and it is in view; its parts are
-        built when drawn.
-        """
+        """Puts a vehicle or person there if it has room and is in view; built when drawn."""
         place = Place(x, z, heading, self.view["bend"])
         size = KINDS[kind].size(self.rng)
         seed = self.rng.getrandbits(64)

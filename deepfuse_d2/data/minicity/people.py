@@ -36,9 +36,7 @@ def _limb(
 def _trunk(
     mesh: Mesh, low: tuple, high: tuple, halves: tuple[float, float], depth: float, color, shade
 ) -> None:
-    """A torso between hip and shoulder centres: two crossed slabs, so that it has width from every
-    side.
-    """
+    """A torso between hip and shoulder centres: two crossed slabs, wide from every side."""
     (x0, y0, z0), (x1, y1, z1), (h0, h1) = low, high, halves
     mesh.poly(
         [(x0, y0, z0 - depth), (x0, y0, z0 + depth), (x1, y1, z1 + depth), (x1, y1, z1 - depth)],

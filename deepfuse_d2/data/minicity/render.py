@@ -13,6 +13,7 @@ import numpy as np
 from . import barriers, buildings, trees
 from .camera import Light
 from .canvas import SUPERSAMPLE, Canvas
+from .cities import CITIES
 from .labels import CLASS_TEXTURE, has_instances, label_id
 from .layout import back_to_front
 from .scene import Plot, Scene, make_scene
@@ -22,21 +23,7 @@ from .traffic import FEATURES
 _SHADE = 0.6  # light that remains where the sun does not reach
 _SLACK = 97  # pixels by which the noise is larger than the picture
 
-__all__ = ["CITIES", "Frame", "frame_name", "render_frame"]
-
-# Cities of their own for each split; what share of their streets has which style.
-CITIES = {
-    "train": {
-        "aldermoor": {"old": 5, "boulevard": 2, "suburb": 2, "works": 1},
-        "brickstad": {"old": 2, "boulevard": 2, "suburb": 2, "works": 4},
-        "calmouth": {"old": 1, "boulevard": 3, "suburb": 5, "works": 1},
-        "dunhaven": {"old": 2, "boulevard": 5, "suburb": 1, "works": 2},
-    },
-    "val": {
-        "elmsford": {"old": 3, "boulevard": 4, "suburb": 2, "works": 2},
-        "farrowick": {"old": 3, "boulevard": 2, "suburb": 3, "works": 3},
-    },
-}
+__all__ = ["Frame", "render_frame"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +47,6 @@ class Frame:
         """(H, W) uint8 Cityscapes label ids."""
         ids = self.instance_ids
         return np.where(ids >= 1000, ids // 1000, ids).astype(np.uint8)
-
-
-def frame_name(split: str, index: int) -> str:
-    """``<city>_<sequence>_<frame>``, as Cityscapes names its files."""
-    cities = list(CITIES[split])
-    return f"{cities[index % len(cities)]}_{index // len(cities):06d}_000019"
 
 
 def render_frame(seed: int, split: str, index: int, width: int, height: int) -> Frame:
@@ -186,9 +167,7 @@ def _draw_plot(canvas: Canvas, street: Street, plot: Plot) -> None:
 
 
 def _draw_own_car(canvas: Canvas, rng: random.Random) -> None:
-    """The bonnet of the camera's car and the border that rectifying the picture leaves, both
-    void.
-    """
+    """The bonnet of the camera's car and the dark border of a rectified picture, both void."""
     height, width = canvas.owner.shape
     if rng.random() < 0.7:
         tone = rng.choice([(46, 48, 52), (120, 124, 128), (30, 44, 70)])
@@ -197,17 +176,11 @@ def _draw_own_car(canvas: Canvas, rng: random.Random) -> None:
         arc = np.stack([u * width, (top + 0.06 * np.abs(2 * u - 1) ** 2.5) * height], 1)
         corners = [[width, height + 2], [0, height + 2]]
         canvas.begin("ego vehicle")
-        canvas.fill(
-            canvas.fixed(np.concatenate([arc, corners])), canvas.light.tint(tone, 0.1, 1.0), True
-        )
+        canvas.claim(canvas.fixed(np.concatenate([arc, corners])))
         canvas.end()
-        for shift, shade in ((0.012, 1.25), (0.03, 0.85)):
-            rim = arc + np.array([0.0, shift * height])
-            canvas.fill(
-                canvas.fixed(np.concatenate([rim, corners])),
-                canvas.light.tint(tone, 0.1, shade),
-                False,
-            )
+        for shift, shade in ((0.0, 1.0), (0.012, 1.25), (0.03, 0.85)):
+            outline = np.concatenate([arc + np.array([0.0, shift * height]), corners])
+            canvas.fill(canvas.fixed(outline), canvas.light.tint(tone, 0.1, shade), False)
     edge = max(1, round(0.002 * width))
     for x0, y0, x1, y1 in (
         (0, 0, width, edge),
@@ -225,9 +198,7 @@ def _draw_own_car(canvas: Canvas, rng: random.Random) -> None:
 
 
 def _labels(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, list[tuple[str, np.ndarray]]]:
-    """Label ids, instance ids and the objects that are visible, numbered as Cityscapes' own script
-    numbers them.
-    """
+    """Label ids, instance ids and visible objects, numbered as Cityscapes' own script does."""
     seen = np.bincount(canvas.owner.ravel(), minlength=len(canvas.objects) + 1)
     counts: dict[str, int] = {}
     instance_of = np.zeros(len(canvas.objects) + 1, np.uint16)
@@ -248,9 +219,7 @@ def _labels(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, list[tuple[str, np.
 
 @lru_cache(maxsize=2)
 def _grain(height: int, width: int, channels: int) -> np.ndarray:
-    """White noise of unit deviation, somewhat larger than a picture; each frame cuts its own
-    window out of it.
-    """
+    """White noise of unit deviation, larger than a picture: each frame takes a window."""
     shape = (height + _SLACK, width + _SLACK, channels)
     return np.random.default_rng(20).standard_normal(shape, np.float32)
 

@@ -44,9 +44,7 @@ class Scene:
 
 
 def make_scene(rng: random.Random, city_style: dict[str, float], feature: str) -> Scene:
-    """A street of one of the city's styles with its light, traffic and people; ``feature`` occurs
-    in view.
-    """
+    """A street of one of the city's styles, with ``feature`` in view."""
     style = rng.choices(list(city_style), list(city_style.values()))[0]
     light, street = _light(rng), _street(rng, style, feature)
     view = {

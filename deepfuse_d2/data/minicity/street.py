@@ -262,9 +262,7 @@ def _markings(mesh: Mesh, s: Street, rng: random.Random, white, stop: float) -> 
 
 
 def draw_shadows(canvas: Canvas, shadows: list[tuple[np.ndarray, float]]) -> None:
-    """Darkens the picture inside world polygons (points (N, 3), share of light that remains), with
-    soft edges.
-    """
+    """Darkens world polygons (points (N, 3), share of light that remains), softly."""
     height, width = canvas.image.shape[:2]
     horizon = int(canvas.camera.horizon * height)
     # Shadows are soft, so a quarter of the picture's resolution will do. The darkest come last and

@@ -73,9 +73,7 @@ class Body:
         return self.light.shade(z * along + x * across, y, z * across - x * along)
 
     def side(self, points: Points, color, *, glow=None, taper=None) -> None:
-        """A shape (z, y) on both flanks; ``taper(y)`` gives half the width where it is not
-        constant.
-        """
+        """A shape (z, y) on both flanks; ``taper(y)``: half the width there."""
         points = _winding(points)
         for sign in self.flanks:
             half = self.half * 1.004
@@ -97,9 +95,7 @@ class Body:
         self.end([(-x, y) for x, y in points], z, color, front=front, glow=glow)
 
     def extrude(self, profile, colors: dict[str, tuple], halves: list[float]) -> None:
-        """The solid itself: strips between the flanks, then the flanks; ``halves`` is half the
-        width per point.
-        """
+        """The solid itself: strips between the flanks, then the flanks; half a width per point."""
         panes = []
         self.mesh.sort_from()
         for k, (z0, y0, material) in enumerate(profile):
