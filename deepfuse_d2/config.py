@@ -43,8 +43,20 @@ def add_deepfuse_config(cfg: CN) -> None:
     # Start as simple fusion, so that weights of an FPN keep their function.
     cfg.MODEL.DEEPFUSE.ZERO_INIT = True
 
+    # Keep convolution maps and weights with channels innermost: faster on CPUs and tensor cores.
+    cfg.MODEL.CHANNELS_LAST = False
     # Element type of the forward pass where SOLVER.AMP.ENABLED: "float16" (a GPU) or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
 
     # "SGD" (detectron2's, with SOLVER.MOMENTUM) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+
+    # Own data sets by path, registered when the config is loaded: a list of mappings, by default
+    # none. Keys NAME (for DATASETS.TRAIN and TEST), FORMAT and those of the format:
+    #   coco                  JSON (file), IMAGES (folder)
+    #   cityscapes_instances  ROOT (folder of leftImg8bit and gtFine), SPLIT; HAS_LABELS (default:
+    #   cityscapes_semantic     all but SPLIT "test"; False gives images only)
+    #   label_images          IMAGES, LABELS (folders), CLASSES (names of ids 0, 1, ...);
+    #                         IGNORE_LABEL (default 255), LABEL_SUFFIX (default ".png")
+    # Relative paths start from the working directory. See datasets/README.md.
+    cfg.DATASETS.EXTRA = []

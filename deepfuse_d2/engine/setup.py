@@ -24,8 +24,10 @@ from detectron2.modeling import (
 )
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.logger import setup_logger
 
 from ..config import add_deepfuse_config
+from ..data import register_extra
 from ..errors import ConfigError, DatasetError, WeightsError
 from ..modeling.neck import NECK_REGISTRY
 from ..modeling.neck.build import look_up
@@ -60,6 +62,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )
     cfg.freeze()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="deepfuse_d2", abbrev_name="df2")
     if comm.is_main_process():
         Path(cfg.OUTPUT_DIR, "environment.txt").write_text(
             f"deepfuse_d2 {__version__}\ngit {git_state()}\n{collect_env_info()}\n"
@@ -69,6 +72,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
     """detectron2's defaults with our keys, then `config_file`, then the ``KEY VALUE`` pairs `opts`.
+
+    Registers the data sets of DATASETS.EXTRA.
 
     A config that asks for CUDA where there is none gets MODEL.DEVICE "cpu" and one warning.
     """
@@ -89,6 +94,7 @@ def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode
         )
     with _config_errors(cfg, "On the command line"):
         cfg.merge_from_list(opts)
+    register_extra(cfg.DATASETS.EXTRA)
     if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
         logging.getLogger(__name__).warning(
             "MODEL.DEVICE is %s, but this machine offers no CUDA device; using the CPU.",

@@ -2,6 +2,7 @@
 
 import logging
 import weakref
+from collections import OrderedDict
 
 import torch
 from detectron2.config import CfgNode
@@ -14,6 +15,7 @@ from torch import nn
 
 from ..checkpoint import DeepFuseCheckpointer
 from .evaluators import build_evaluator
+from .inference import for_evaluator
 from .mixed_precision import build_step_trainer
 from .optimizer import build_optimizer
 
@@ -27,7 +29,8 @@ class Trainer(DefaultTrainer):
     - SOLVER.AMP also works on a CPU, in bfloat16, where the hardware has it;
     - SOLVER.OPTIMIZER chooses the optimizer;
     - checkpoints are read without executing them and written without losing the last;
-    - the evaluator comes from the table in evaluators.py.
+    - the evaluator comes from the table in evaluators.py;
+    - masks are not pasted into full images for an evaluator that takes them unpasted.
 
     Example:
         >>> trainer = Trainer(cfg)
@@ -70,6 +73,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = build_model(cfg)
+        if cfg.MODEL.CHANNELS_LAST:
+            model = model.to(memory_format=torch.channels_last)
         parameters = sum(p.numel() for p in model.parameters())
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         logger = logging.getLogger(__name__)
@@ -87,3 +92,29 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(dataset_name, f"{cfg.OUTPUT_DIR}/inference/{dataset_name}")
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
+    ) -> dict:
+        """Evaluate on each data set of DATASETS.TEST.
+
+        Args: see :meth:`DefaultTrainer.test`.
+
+        Returns:
+            results by data set; of a single data set, its results alone.
+        """
+        if isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        results = OrderedDict()
+        for index, name in enumerate(cfg.DATASETS.TEST):
+            evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
+            one = cfg.clone()
+            one.defrost()
+            one.DATASETS.TEST = (name,)
+            one.freeze()
+            results[name] = super().test(one, for_evaluator(model, evaluator), [evaluator])
+        return results if len(results) != 1 else next(iter(results.values()))
