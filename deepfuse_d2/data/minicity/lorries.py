@@ -115,7 +115,7 @@ def build_bus(rng: random.Random, place: Place, light: Light, size: Size, fine: 
     """A city bus."""
     paint, stripe = rng.choice(BUS_PAINTS)
     body = Body(place, light, size.width / 2)
-    axles = [size.length / 2 - 2.5, -size.length / 2 + 2.9]
+    axles = [size.length / 2 - 2.5, -size.length / 2 + 2.3]
     body.tyres(axles, 0.48, 0.3, 16)
     _coach(body, rng, light, size, paint, stripe, doors=rng.choice([2, 3]), nose=0.12, tail=0.08)
     body.rims(axles, 0.46, 0, (140, 142, 146), 16)
@@ -159,7 +159,7 @@ def _coach(
     tail: float,
 ) -> None:
     """What buses and trams share: window band, doors, stripes, front and rear."""
-    half, height, base = body.half, size.height, 0.3
+    half, height, base = body.half, size.height, 0.24
     front, rear, lit = size.length / 2, -size.length / 2, light.dusk > 0.35
     profile = [
         (front, base, "b"), (front, 0.42 * height, "g"), (front - nose, 0.86 * height, "b"),

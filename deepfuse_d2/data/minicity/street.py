@@ -4,6 +4,7 @@ stands on it.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from itertools import pairwise
@@ -164,11 +165,10 @@ def _details(canvas: Canvas, s: Street, rng: random.Random, asphalt, pave) -> No
         mesh.poly([(x, 0, z), (x1, 0, z), (x1, 0, z + d), (x, 0, z + d)], tone, solid=False)
     for _ in range(rng.randint(0, 3)):
         x, z = rng.uniform(s.left + 1, s.right - 1), rng.uniform(6, 25)
-        mesh.poly(
-            [(x - 0.35, 0, z), (x, 0, z - 0.4), (x + 0.35, 0, z), (x, 0, z + 0.4)],
-            (66, 64, 64),
-            solid=False,
-        )
+        for radius, tone in ((0.36, 0.7), (0.27, 0.8)):
+            turns = [k * math.pi / 6 for k in range(12)]
+            cover = [(x + radius * math.cos(a), 0, z + radius * math.sin(a)) for a in turns]
+            mesh.poly(cover, tuple(c * tone for c in asphalt), solid=False)
     joints = tuple(c * 0.88 for c in pave)
     for sign, edge, walk in ((-1, s.left, s.walk[0]), (1, s.right, s.walk[1])):
         cracks, z = [], 2.0

@@ -60,6 +60,7 @@ class Body:
     def __init__(self, place: Place, light: Light, half: float):
         self.mesh, self.light, self.half = Mesh(), light, half
         self._sin, self._cos = math.sin(place.heading), math.cos(place.heading)
+        self._glint = 0.55 * math.sin(3.7 * place.x + 1.9 * place.z)  # differs from car to car
         across, ahead = place.camera
         # Flanks and ends that turn away are not even built; the margins keep what a rounding could
         # show.
@@ -121,9 +122,10 @@ class Body:
         def at(u: float, v: float) -> tuple[float, float, float]:
             return (u * (h0 + (h1 - h0) * v), y0 + (y1 - y0) * v, z0 + (z1 - z0) * v)
 
+        g = self._glint
         for shape, tone in (
             ([(-0.93, 0.62), (0.93, 0.62), (0.93, 0.94), (-0.93, 0.94)], dim(self.gleam, 0.72)),
-            ([(-0.5, 0.08), (-0.15, 0.08), (0.12, 0.94), (-0.23, 0.94)], self.gleam),
+            ([(g - 0.4, 0.08), (g - 0.1, 0.08), (g + 0.2, 0.94), (g - 0.1, 0.94)], self.gleam),
         ):
             # The strip runs up on the front and down on the rear; wound like the strip, it is
             # culled with it.
