@@ -6,9 +6,11 @@ written nowhere else:
 
 *Ground truth.* An id of 1000 or more is one instance, of label ``id // 1000``. A smaller id is the
 label itself: for a class with instances that is a *group* that could not be told apart. Instances
-of at least ``min_area`` pixels (100) are targets; groups and smaller instances are not to be found.
-Void is each pixel whose id is a label that evaluation ignores; an *instance* of such a label
-(caravan 29001) is not void, only its group (29) is.
+of at least 100 pixels are targets; groups and smaller instances are not to be found. Another
+:class:`Scope` narrows the targets: AP100m and AP50m leave out what is under 1000 pixels, farther
+away, or of an uncertain distance, and treat it as they treat small instances. Void is each pixel
+whose id is a label that evaluation ignores; an *instance* of such a label (caravan 29001) is not
+void, only its group (29) is.
 
 *Matching*, for each class and each overlap threshold t in 0.5, 0.55 .. 0.95. A prediction without a
 pixel does not exist. A prediction and a ground truth of its class match if IoU > t; as t >= 0.5 and
@@ -16,9 +18,10 @@ ground truths are disjoint, a prediction matches at most one.
 
 - A target with matches is found once, with the highest score among them; every further match is a
   false positive with its own score. A target without a match is missed.
-- A prediction that matches a group or a small instance counts for nothing.
+- A prediction that matches a group or an instance out of scope counts for nothing.
 - Any other prediction is a false positive, unless more than the share t of its pixels is to be
-  ignored: void, groups of its class, small instances of its class. A *small group* counts twice.
+  ignored: void, groups of its class, instances of its class out of scope. A *group out of scope*
+  counts twice.
 
 *Average precision* of a class is the area under the precision-recall curve over all images, with
 one point for each distinct score (equal scores enter together, so neither the order of images nor
@@ -42,12 +45,16 @@ import numpy as np
 from .instance_matching import ImageMatches, label_of
 
 __all__ = [
+    "BY_DISTANCE",
+    "BY_SIZE",
     "MIN_AREA",
     "OVERLAPS",
     "Outcomes",
+    "Scope",
     "accumulate",
     "average",
     "average_precision",
+    "mean_defined",
     "outcomes",
     "precision_recall",
 ]
@@ -55,6 +62,38 @@ __all__ = [
 # Built as the official script builds them: 0.6000000000000001 must stay what it is.
 OVERLAPS = np.arange(0.5, 1.0, 0.05)
 MIN_AREA = 100  # pixels
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which instances are targets; groups never are.
+
+    Attributes:
+        min_area, max_area: pixels, min_area <= area < max_area.
+        max_distance: metres, for the median distance of the instance.
+        min_density: smallest share of the instance's pixels whose distance is known.
+        predictions: areas [from, to) outside of which a false positive does not count.
+    """
+
+    min_area: float = MIN_AREA
+    max_area: float = np.inf
+    max_distance: float = np.inf
+    min_density: float = -np.inf
+    predictions: tuple[float, float] = (0, np.inf)
+
+
+EVERYTHING = Scope()
+#: The official distance scopes.
+BY_DISTANCE = {
+    "100m": Scope(min_area=1000, max_distance=100, min_density=0.5),
+    "50m": Scope(min_area=1000, max_distance=50, min_density=0.5),
+}
+#: COCO's sizes; Cityscapes knows none. A false positive belongs to the size that it has itself.
+BY_SIZE = {
+    "s": Scope(max_area=32**2, predictions=(0, 32**2)),
+    "m": Scope(min_area=32**2, max_area=96**2, predictions=(32**2, 96**2)),
+    "l": Scope(min_area=96**2, predictions=(96**2, np.inf)),
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +118,7 @@ class Outcomes:
 
 
 def outcomes(
-    records: Sequence[ImageMatches], label: int, overlap: float, *, min_area: int = MIN_AREA
+    records: Sequence[ImageMatches], label: int, overlap: float, scope: Scope = EVERYTHING
 ) -> Outcomes:
     """Decide what became of each prediction and target of one class over all images.
 
@@ -87,17 +126,16 @@ def outcomes(
         records: one for each image.
         label: label id of the class.
         overlap: IoU that a match must exceed, at least 0.5 (below, a match is not unique).
-        min_area: pixels of the smallest target.
+        scope: which instances are targets.
     """
-    return _decide(_select(records, label), overlap, min_area)
+    return _decide(_select(records, label), overlap, scope)
 
 
 def accumulate(
     records: Sequence[ImageMatches],
     labels: Sequence[int],
     overlaps: Sequence[float] | np.ndarray = OVERLAPS,
-    *,
-    min_area: int = MIN_AREA,
+    scope: Scope = EVERYTHING,
 ) -> np.ndarray:
     """Return the average precision (len(labels), len(overlaps)) in 0 .. 1, nan where undefined.
 
@@ -105,13 +143,13 @@ def accumulate(
         records: one for each image, in any order: the result does not depend on it.
         labels: label ids of the classes.
         overlaps: IoU thresholds of at least 0.5.
-        min_area: pixels of the smallest target.
+        scope: which instances are targets.
     """
     result = np.full((len(labels), len(overlaps)), np.nan)
     for row, label in enumerate(labels):
         selected = _select(records, label)
         for column, overlap in enumerate(overlaps):
-            result[row, column] = average_precision(_decide(selected, overlap, min_area))
+            result[row, column] = average_precision(_decide(selected, overlap, scope))
     return result
 
 
@@ -149,7 +187,7 @@ def average(
     The mean over classes leaves out nan; it is nan itself if nothing else is there.
     """
     (at_50,) = np.flatnonzero(np.isclose(overlaps, 0.5))
-    result = {"AP": _mean_defined(ap), "AP50": _mean_defined(ap[:, at_50])}
+    result = {"AP": mean_defined(ap), "AP50": mean_defined(ap[:, at_50])}
     for name, row in zip(names, ap, strict=True):
         result[f"AP-{name}"] = float(row.mean())
         result[f"AP50-{name}"] = float(row[at_50])
@@ -162,6 +200,8 @@ class _ClassRecords:
 
     gt_areas: np.ndarray
     is_group: np.ndarray
+    gt_distances: np.ndarray
+    gt_densities: np.ndarray
     scores: np.ndarray
     areas: np.ndarray
     void: np.ndarray
@@ -183,6 +223,8 @@ def _select(records: Sequence[ImageMatches], label: int) -> _ClassRecords:
             (
                 record.gt_areas[gts],
                 record.gt_ids[gts] < 1000,
+                record.gt_distances[gts],
+                record.gt_densities[gts],
                 record.pred_scores[preds],
                 record.pred_areas[preds],
                 record.pred_void[preds],
@@ -194,22 +236,28 @@ def _select(records: Sequence[ImageMatches], label: int) -> _ClassRecords:
         )
         gt_offset += int(gts.sum())
         pred_offset += int(preds.sum())
-    dtypes = (np.int64, bool, np.float64, np.int64, np.int64, np.int64, np.int64, np.int64)
+    integers, floats = (np.int64,), (np.float64,)
+    dtypes = integers + (bool,) + 3 * floats + 5 * integers
     if not parts:
         return _ClassRecords(*(np.zeros(0, dtype) for dtype in dtypes))
     return _ClassRecords(
         *(
             np.concatenate(column).astype(d)
-            for column, d in zip(zip(*parts, strict=True), dtypes, strict=False)
+            for column, d in zip(zip(*parts, strict=True), dtypes, strict=True)
         )
     )
 
 
-def _decide(data: _ClassRecords, overlap: float, min_area: int) -> Outcomes:
+def _decide(data: _ClassRecords, overlap: float, scope: Scope) -> Outcomes:
     if overlap < 0.5:
         raise ValueError(f"overlap threshold {overlap} is below 0.5: matches would not be unique.")
-    is_small = data.gt_areas < min_area
-    is_target = ~data.is_group & ~is_small
+    is_out = (
+        (data.gt_areas < scope.min_area)
+        | (data.gt_areas >= scope.max_area)
+        | (data.gt_distances > scope.max_distance)
+        | (data.gt_densities < scope.min_density)
+    )
+    is_target = ~data.is_group & ~is_out
 
     union = data.gt_areas[data.pair_gt] + data.areas[data.pair_pred] - data.pair_pixels
     matches = data.pair_pixels / union > overlap
@@ -225,9 +273,11 @@ def _decide(data: _ClassRecords, overlap: float, min_area: int) -> Outcomes:
     is_best[1:] = found_gt[1:] != found_gt[:-1]
 
     ignored_pixels = data.void.copy()
-    times = data.is_group.astype(np.int64) + is_small  # a small group counts twice
+    times = data.is_group.astype(np.int64) + is_out  # a group out of scope counts twice
     np.add.at(ignored_pixels, data.pair_pred, data.pair_pixels * times[data.pair_gt])
     is_false = ~matched & (ignored_pixels / data.areas <= overlap)
+    smallest, beyond = scope.predictions
+    is_false &= (data.areas >= smallest) & (data.areas < beyond)
 
     return Outcomes(
         scores=np.concatenate((found_score, data.scores[is_false])),
@@ -237,6 +287,7 @@ def _decide(data: _ClassRecords, overlap: float, min_area: int) -> Outcomes:
     )
 
 
-def _mean_defined(values: np.ndarray) -> float:
+def mean_defined(values: np.ndarray) -> float:
+    """Return the mean of what is not nan; nan of nothing."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")

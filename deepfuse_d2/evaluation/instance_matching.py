@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .distances import region_distances
 from .mask_crops import MaskCrop
 
 __all__ = ["ImageMatches", "label_of", "match"]
@@ -26,6 +27,9 @@ class ImageMatches:
         image: name of the image, unique in the data set.
         gt_ids: (G,) ids of the ground truths of evaluated classes, groups included, ascending.
         gt_areas: (G,) pixels.
+        gt_distances: (G,) median distance in metres, -1 where unknown.
+        gt_densities: (G,) share of the pixels whose distance is known, 0 .. 1.
+        has_distances: whether distances of this image were given.
         pred_labels: (P,) label ids of the predictions that have a pixel.
         pred_scores: (P,) float64.
         pred_areas: (P,) pixels.
@@ -37,6 +41,9 @@ class ImageMatches:
     image: str
     gt_ids: np.ndarray
     gt_areas: np.ndarray
+    gt_distances: np.ndarray
+    gt_densities: np.ndarray
+    has_distances: bool
     pred_labels: np.ndarray
     pred_scores: np.ndarray
     pred_areas: np.ndarray
@@ -55,6 +62,7 @@ def match(
     *,
     labels: Sequence[int],
     void_labels: Sequence[int],
+    distances: np.ndarray | None = None,
 ) -> ImageMatches:
     """Reduce one image to its match record.
 
@@ -68,6 +76,7 @@ def match(
         pred_scores: (P,) confidences.
         labels: label ids that are evaluated; predictions of other labels are left out.
         void_labels: label ids whose pixels are void.
+        distances: (H, W) metres, nan where unknown; None if there are none.
 
     Raises:
         ValueError: ids out of range, or lengths that differ.
@@ -106,10 +115,16 @@ def match(
         pixels.append(np.bincount(under.ravel(), minlength=2 + len(gt_ids)))
     pixels = np.array(pixels, dtype=np.int64).reshape(len(kept), 2 + len(gt_ids))
     pair_pred, pair_gt = np.nonzero(pixels[:, 2:])
+    gt_distances, gt_densities = np.full(len(gt_ids), -1.0), np.zeros(len(gt_ids))
+    if distances is not None and len(gt_ids):
+        gt_distances, gt_densities = region_distances(code_map, distances, len(gt_ids), first=2)
     return ImageMatches(
         image=image,
         gt_ids=gt_ids,
         gt_areas=areas[gt_ids],
+        gt_distances=gt_distances,
+        gt_densities=gt_densities,
+        has_distances=distances is not None,
         pred_labels=pred_labels[kept],
         pred_scores=pred_scores[kept],
         pred_areas=np.array(pred_areas, dtype=np.int64),

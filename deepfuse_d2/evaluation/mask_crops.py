@@ -10,9 +10,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from detectron2.structures import Instances
 from torch.nn import functional as F
 
-__all__ = ["MaskCrop", "crops_from_masks", "crops_from_rle", "crops_from_unpasted"]
+__all__ = [
+    "MaskCrop",
+    "crops_from_masks",
+    "crops_from_rle",
+    "crops_from_unpasted",
+    "crops_of_instances",
+]
 
 # (top, left, crop): crop is a bool array (h, w) that lies at rows top..top + h and columns
 # left..left + w of the image. An empty mask has a crop of shape (0, 0).
@@ -131,6 +138,39 @@ def crops_from_unpasted(
         grid[0, :, :, 1] = ((centres_y[top:bottom] - y0) / (y1 - y0) * 2 - 1)[:, None]
         inside = F.grid_sample(mask[None], grid.to(mask.dtype), align_corners=False)
         yield top, left, (inside[0, 0] >= threshold).numpy()
+
+
+def crops_of_instances(
+    instances: Instances, shape: tuple[int, int], image: str
+) -> Iterator[MaskCrop]:
+    """Return the crops of predicted masks in whatever of the forms above they are.
+
+    Raises: ValueError: there are no masks, or not of size ``shape`` (height, width).
+    """
+    if instances.has("pred_masks"):
+        masks = instances.pred_masks
+        if masks.ndim == 4 and instances.has("pred_boxes"):
+            sizes = {tuple(instances.image_size)}
+            crops = crops_from_unpasted(masks, instances.pred_boxes.tensor, shape)
+        else:
+            sizes = {tuple(masks.shape[1:])}
+            crops = crops_from_masks(np.asarray(masks))
+    elif instances.has("pred_masks_rle"):
+        rles = instances.pred_masks_rle
+        sizes = {tuple(int(side) for side in rle["size"]) for rle in rles}
+        crops = crops_from_rle(rles)
+    else:
+        fields = sorted(instances.get_fields())
+        raise ValueError(
+            f"{image}: the predicted instances have the fields {fields}, but no masks; expected "
+            "pred_masks or pred_masks_rle (MODEL.MASK_ON True)."
+        )
+    if len(instances) and sizes != {tuple(shape)}:
+        raise ValueError(
+            f"{image}: predicted masks of size {sorted(sizes)} (height, width), ground truth of "
+            f"{tuple(shape)}; predictions must be resized to the size of the original image."
+        )
+    return crops
 
 
 def _extent(occupied: np.ndarray) -> tuple[int, int]:

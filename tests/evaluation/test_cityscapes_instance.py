@@ -16,6 +16,7 @@ from evaluation_oracle.official import runnable
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from deepfuse_d2.errors import DatasetError
 from deepfuse_d2.evaluation import CityscapesInstanceEvaluator
 
 NAME = "evaluation_test_instances"
@@ -140,6 +141,7 @@ def test_unpasted_masks_give_the_figures_of_pasted_ones(dataset):
 def test_keys_are_the_same_whatever_was_evaluated(dataset):
     frames, dicts, _ = dataset
     keys = ["AP", "AP50"] + [f"{kind}-{name}" for name in CLASSES for kind in ("AP", "AP50")]
+    keys += ["APs", "APm", "APl"]
     assert list(_evaluate(dicts, [_output(frame) for frame in frames])) == keys
     assert list(_evaluate([], [])) == keys
 
@@ -219,14 +221,26 @@ def test_results_are_written_as_json_with_null_for_undefined(dataset):
     frames, dicts, tmp_path = dataset
     folder = tmp_path / "made" / "here"
     result = _evaluate(dicts[:3], [_output(x) for x in frames[:3]], output_dir=str(folder))
-    assert [path.name for path in folder.iterdir()] == ["cityscapes_instance_results.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "cityscapes_instance_errors.png",
+        "cityscapes_instance_images.csv",
+        "cityscapes_instance_precision_recall.png",
+        "cityscapes_instance_results.json",
+    ]
     report = json.loads((folder / "cityscapes_instance_results.json").read_text())
     assert report["images"] == 3
     assert any(value is None for value in report["segm"].values())
     for key, value in report["segm"].items():
         assert math.isnan(result[key]) if value is None else result[key] == value
     person = report["classes"]["person"]
-    assert set(person) == {"targets", "predictions", "ap_at_overlaps"}
+    assert set(person) == {
+        "targets",
+        "predictions",
+        "ap_at_overlaps",
+        "best_score_threshold",
+        "outcomes",
+        "overlaps_predictions_of",
+    }
     assert len(person["ap_at_overlaps"]) == len(report["overlaps"]) == 10
 
 
@@ -299,37 +313,36 @@ def test_a_data_set_without_classes_is_refused():
         CityscapesInstanceEvaluator("no_such_data_set")
 
 
-def test_an_image_of_another_data_set_is_refused_by_name(dataset):
-    frames, _, _ = dataset
-    with pytest.raises(ValueError, match=f'stranger.png is not in data set "{NAME}"'):
-        _evaluate([{"file_name": "/images/stranger.png"}], [_output(frames[0])])
+def test_images_without_ground_truth_are_left_out_with_a_warning_that_counts_them(dataset, caplog):
+    frames, dicts, tmp_path = dataset
+    outputs = [_output(frame) for frame in frames]
+    expected = _evaluate(dicts[2:], outputs[2:])
+    caplog.clear()
+    del dicts[0]["instance_file_name"]  # as in a test split
+    dicts[1]["instance_file_name"] = str(tmp_path / "nowhere.png")
+    stranger = {"file_name": "/images/stranger.png"}
+    result = _evaluate([stranger, *dicts], [outputs[0], *outputs], output_dir=str(tmp_path / "o"))
+    assert _same(result, expected)
+    assert f"3 of the {FRAMES + 1} images of this run have no ground truth in {NAME}" in caplog.text
+    assert "/images/stranger.png" in caplog.text
+    report = json.loads((tmp_path / "o" / "cityscapes_instance_results.json").read_text())
+    assert len(report["images_without_ground_truth"]) == 3
+    assert all(math.isnan(x) for x in _evaluate([stranger], outputs[:1]).values())
+    assert f"No image of {NAME} was evaluated" in caplog.text
 
 
-def test_an_image_without_ground_truth_is_refused_by_name(dataset):
-    frames, dicts, _ = dataset
-    del dicts[0]["instance_file_name"]
-    with pytest.raises(
-        ValueError, match=f'000000_000019.*of data set "{NAME}" has no ground truth'
-    ):
-        _evaluate(dicts[:1], [_output(frames[0])])
-
-
-def test_a_missing_or_damaged_ground_truth_file_is_named(dataset):
+def test_a_damaged_ground_truth_file_is_named(dataset):
     frames, dicts, tmp_path = dataset
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(b"no PNG")
-    with pytest.raises(ValueError, match=r"Ground truth .*damaged.png of image .* cannot be read"):
+    with pytest.raises(DatasetError, match=r"Ground truth .*damaged.png of .* cannot be read"):
         _evaluate([{**dicts[0], "instance_file_name": str(damaged)}], [_output(frames[0])])
     with open(dicts[1]["instance_file_name"], "rb") as file:
         damaged.write_bytes(file.read()[:-40])
-    with pytest.raises(ValueError, match=r"damaged.png"):
+    with pytest.raises(DatasetError, match=r"damaged.png"):
         _evaluate([{**dicts[1], "instance_file_name": str(damaged)}], [_output(frames[1])])
-    with pytest.raises(
-        FileNotFoundError, match=r"Ground truth /nowhere.png of image .* is not there"
-    ):
-        _evaluate([{**dicts[0], "instance_file_name": "/nowhere.png"}], [_output(frames[0])])
     Image.new("RGB", (128, 64)).save(damaged)
-    with pytest.raises(ValueError, match=r"shape \(64, 128, 3\); expected a PNG of instance ids"):
+    with pytest.raises(DatasetError, match=r"shape \(64, 128, 3\); expected a PNG of ids"):
         _evaluate([{**dicts[0], "instance_file_name": str(damaged)}], [_output(frames[0])])
 
 

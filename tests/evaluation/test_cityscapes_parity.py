@@ -1,6 +1,7 @@
 """Our instance AP against the official script, on random frames full of rare situations."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from deepfuse_d2.evaluation.mask_crops import crops_from_masks
 CASES = 240
 
 
-def _records(frames):
+def _records(frames, distances=None):
     from cityscapesscripts.helpers.labels import labels
 
     return [
@@ -26,6 +27,7 @@ def _records(frames):
             frame.scores,
             labels=list(LABEL_OF.values()),
             void_labels=[x.id for x in labels if x.ignoreInEval],
+            distances=distances[number] if distances else None,
         )
         for number, frame in enumerate(frames)
     ]
@@ -40,6 +42,35 @@ def test_every_figure_equals_that_of_the_official_script(seed, tmp_path):
     result = instance_ap.average(matrix, CLASSES)
     assert list(result) == list(expected)
     np.testing.assert_allclose(list(result.values()), list(expected.values()), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_ap_within_a_distance_equals_that_of_the_official_script(seed, tmp_path):
+    # 16 times as large: only instances of 1000 pixels are targets
+    frames = [
+        replace(
+            frame,
+            gt_map=frame.gt_map.repeat(4, 0).repeat(4, 1),
+            masks=frame.masks.repeat(4, 1).repeat(4, 2),
+        )
+        for frame in random_case(seed)
+    ]
+    rng = np.random.default_rng(seed)
+    distances = []
+    for frame in frames:
+        ids = np.unique(frame.gt_map)
+        of_id = rng.choice([20.0, 49.0, 50.0, 51.0, 99.0, 101.0, np.inf], 1 << 16)
+        metres = of_id[frame.gt_map]
+        share = rng.choice([0.1, 0.5, 0.9])
+        metres[rng.random(metres.shape) > share] = np.nan
+        metres[frame.gt_map == rng.choice(ids)] = np.nan
+        distances.append(metres)
+    expected, _ = official_results(frames, tmp_path, distances)
+    records = _records(frames, distances)
+    for name, scope in instance_ap.BY_DISTANCE.items():
+        ap = instance_ap.accumulate(records, list(LABEL_OF.values()), scope=scope)
+        result = 100 * instance_ap.mean_defined(ap)
+        np.testing.assert_allclose(result, expected[f"AP{name}"], rtol=0, atol=1e-9)
 
 
 def test_the_random_cases_hold_all_rare_situations():

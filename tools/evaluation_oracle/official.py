@@ -60,11 +60,19 @@ def runnable(folder: Path) -> Iterator[object]:
         vars(script.args).update(original_args)
 
 
-def official_results(frames: Sequence[Frame], folder: Path) -> tuple[dict[str, float], np.ndarray]:
+def official_results(
+    frames: Sequence[Frame], folder: Path, distances: Sequence[np.ndarray] | None = None
+) -> tuple[dict[str, float], np.ndarray]:
     """Evaluate frames by the official script, by way of the files that detectron2 writes.
 
+    Args:
+        frames: ground truth and predictions.
+        folder: an empty one.
+        distances: (H, W) metres of each frame, nan where unknown.
+
     Returns:
-        AP, AP50 and both of each class in percent, and the matrix (classes, overlaps) in 0 .. 1.
+        AP, AP50 and both of each class in percent, with distances AP100m and AP50m before the
+        classes', and the matrix (classes, overlaps) in 0 .. 1.
     """
     from cityscapesscripts.helpers.labels import name2label
 
@@ -88,10 +96,30 @@ def official_results(frames: Sequence[Frame], folder: Path) -> tuple[dict[str, f
         script.args.predictionPath = str(folder)
         script.args.gtInstancesFile = str(folder / "gtInstances.json")
         script.args.JSONOutput = False
+        if distances is not None:
+            script.args.distanceAvailable = True
+            instances = _with_distances(script.instances2dict(ground_truths), frames, distances)
+            script.writeDict2JSON(instances, script.args.gtInstancesFile)
         result = script.evaluateImgLists(predictions, ground_truths, script.args)
     averages = result["averages"]
     flat = {"AP": averages["allAp"], "AP50": averages["allAp50%"]}
+    if distances is not None:
+        flat |= {"AP100m": averages["allAp100m"], "AP50m": averages["allAp50m"]}
     for name, values in averages["classes"].items():
         flat[f"AP-{name}"], flat[f"AP50-{name}"] = values["ap"], values["ap50%"]
     flat = {key: 100.0 * float(value) for key, value in flat.items()}
     return flat, np.array(result["resultApMatrix"])[0]
+
+
+def _with_distances(
+    instances: dict, frames: Sequence[Frame], distances: Sequence[np.ndarray]
+) -> dict:
+    """Fill in what the script's table of instances leaves at -1 and 0, by its plain meaning."""
+    for of_image, frame, metres in zip(instances.values(), frames, distances, strict=True):
+        for instance in (x for of_label in of_image.values() for x in of_label):
+            inside = metres[frame.gt_map == instance["instID"]]
+            known = inside[~np.isnan(inside)]
+            instance["distConf"] = len(known) / len(inside)
+            if len(known):
+                instance["medDist"] = float(np.median(known))
+    return instances
