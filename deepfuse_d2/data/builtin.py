@@ -9,10 +9,12 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
+from .camvid import CAMVID_METADATA, load_camvid
 from .catalog import datasets_root, register_dataset
 from .cityscapes import register_cityscapes_layout
 from .cityscapes_layout import layout_folders
 from .pennfudan import PENNFUDAN_METADATA, load_pennfudan
+from .voc import load_voc, voc_metadata
 
 __all__ = ["register_all"]
 
@@ -41,6 +43,12 @@ def register_all() -> None:
     for split in ("train", "val"):
         load = functools.partial(_load_pennfudan, split)
         register_dataset(f"pennfudan_{split}", load, PENNFUDAN_METADATA, replace=True)
+    for split in ("train", "val", "test"):
+        load = functools.partial(_load_camvid, split)
+        register_dataset(f"camvid_sem_seg_{split}", load, CAMVID_METADATA, replace=True)
+    for split in ("train", "trainaug", "val", "test"):
+        load = functools.partial(_load_voc, split)
+        register_dataset(f"voc_2012_sem_seg_{split}", load, voc_metadata(split), replace=True)
 
 
 def _register(name: str, folder: str, split: str, task: str) -> None:
@@ -65,3 +73,11 @@ def _minicity_root() -> Path:
 
 def _load_pennfudan(split: str) -> list[dict]:
     return load_pennfudan(datasets_root() / "PennFudanPed", split)
+
+
+def _load_camvid(split: str) -> list[dict]:
+    return load_camvid(datasets_root() / "camvid", split)
+
+
+def _load_voc(split: str) -> list[dict]:
+    return load_voc(datasets_root(), split)

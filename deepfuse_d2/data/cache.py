@@ -8,6 +8,7 @@ then renamed), and one process fills it while others wait for it.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -16,13 +17,14 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DatasetError
+from .problems import report
 
 __all__ = ["Frame", "cache_folder", "parse_cached"]
 
@@ -79,10 +81,12 @@ def parse_cached(
     name: str,
     version: int,
     workers: int | None = None,
-) -> list[Any]:
-    """Returns `parse(frame)` of every frame, from the cache as far as its files are unchanged.
+) -> list[tuple[Frame, Any]]:
+    """Returns frame and `parse(frame)` of every frame, from the cache as far as it is unchanged.
 
-    What was parsed is kept even when a later frame fails, so that a second call goes on there.
+    All frames are parsed before the DatasetErrors of some are raised as one, and what was parsed
+    is kept, so that a second call parses the repaired ones only. Inside
+    :func:`~deepfuse_d2.data.problems.collect_problems` the frames that fail are left out.
 
     Args:
         frames: with distinct keys.
@@ -101,13 +105,15 @@ def parse_cached(
             "folder can be written. Set XDG_CACHE_HOME to a folder that can.",
             root,
         )
-        return list(_parse_all(parse, frames, workers))
+        frames, values = _sound(frames, _parse_all(parse, frames, workers))
+        return list(zip(frames, values, strict=True))
 
     path = folder / f"{name}.json"
-    stamps = {frame.key: _stamp(frame, root) for frame in frames}
+    frames, stamps = _sound(frames, (_stamp(frame, root) for frame in frames))
+    stamps = {frame.key: stamp for frame, stamp in zip(frames, stamps, strict=True)}
     entries = _read(path, version)
     if not _stale(frames, stamps, entries):
-        return [entries[frame.key][1] for frame in frames]
+        return [(frame, entries[frame.key][1]) for frame in frames]
 
     # A script without `if __name__ == "__main__":` runs again, up to here, in each parsing process.
     # It must end there: it would wait for the lock of the process that waits for it.
@@ -119,15 +125,42 @@ def parse_cached(
         if stale:
             logger.info("Parsing %d of %d frames for %s", len(stale), len(frames), path)
             known = {frame.key: entries[frame.key] for frame in frames if frame.key in entries}
+            failures: list[str] = []
             try:
                 for frame, value in zip(stale, _parse_all(parse, stale, workers), strict=True):
+                    if isinstance(value, _Failure):
+                        known.pop(frame.key, None)
+                        failures.append(value.message)
+                        continue
                     # The sources count as they were before parsing, so that a change during it
                     # is noticed; the products as they are now.
                     known[frame.key] = [stamps[frame.key][0], _stamp_products(frame, root)], value
             finally:
                 _write(path, version, known)
+            report(failures)
             entries = known
-    return [entries[frame.key][1] for frame in frames]
+    return [(frame, entries[frame.key][1]) for frame in frames if frame.key in entries]
+
+
+class _Failure(NamedTuple):
+    """Stands for the value of a frame that has none."""
+
+    message: str
+
+
+def _attempt(parse: Callable[[Frame], Any], frame: Frame) -> Any:
+    try:
+        return parse(frame)
+    except DatasetError as error:
+        return _Failure(str(error))
+
+
+def _sound(frames: Sequence[Frame], values: Iterable[Any]) -> tuple[list[Frame], list[Any]]:
+    """Reports the failures among the values; returns the other frames and values."""
+    pairs = list(zip(frames, values, strict=True))
+    report([value.message for _, value in pairs if isinstance(value, _Failure)])
+    pairs = [pair for pair in pairs if not isinstance(pair[1], _Failure)]
+    return [frame for frame, _ in pairs], [value for _, value in pairs]
 
 
 def _stale(frames: Sequence[Frame], stamps: dict, entries: dict) -> list[Frame]:
@@ -141,11 +174,11 @@ def _stale(frames: Sequence[Frame], stamps: dict, entries: dict) -> list[Frame]:
     ]
 
 
-def _stamp(frame: Frame, root: str | os.PathLike) -> list:
+def _stamp(frame: Frame, root: str | os.PathLike) -> list | _Failure:
     sources = [_file_stamp(path, root) for path in frame.sources]
     if None in sources:
         missing = frame.sources[sources.index(None)]
-        raise DatasetError(f"{missing} is missing or cannot be read.")
+        return _Failure(f"{missing} is missing or cannot be read.")
     return [sources, _stamp_products(frame, root)]
 
 
@@ -216,10 +249,11 @@ def _locked(path: Path) -> Iterator[None]:
 def _parse_all(
     parse: Callable[[Frame], Any], frames: Sequence[Frame], workers: int | None
 ) -> Iterator[Any]:
-    """Yields `parse(frame)` in order."""
+    """Yields `parse(frame)`, or a failure, in order."""
     from tqdm import tqdm
 
     # a short run shows no bar
+    parse = functools.partial(_attempt, parse)
     with tqdm(
         total=len(frames), desc="Parsing labels", unit="frame", delay=3.0, mininterval=1.0
     ) as bar:

@@ -25,6 +25,7 @@ from .catalog import register_dataset
 from .cityscapes_labels import INSTANCES_VERSION, SEMANTIC_VERSION, parse_instances, parse_semantic
 from .cityscapes_layout import layout_folders, list_images, list_labelled_images
 from .label_images import image_size
+from .problems import report
 
 __all__ = [
     "cityscapes_metadata",
@@ -76,7 +77,7 @@ def load_cityscapes_instances(
             Frame(key, (image, labels))
             for key, image, labels in list_labelled_images(root, split, ("instanceIds",))
         ]
-        values = parse_cached(
+        parsed = parse_cached(
             frames,
             parse_instances,
             root=root,
@@ -90,7 +91,7 @@ def load_cityscapes_instances(
             "instance_file_name": frame.sources[1],
             "annotations": [_annotation(entry, height, width) for entry in entries],
         }
-        for frame, (height, width, entries) in zip(frames, values, strict=True)
+        for frame, (height, width, entries) in parsed
     ]
 
 
@@ -121,7 +122,7 @@ def load_cityscapes_semantic(
             return _images_only(root, split)
         labelled = list_labelled_images(root, split, ("labelTrainIds", "labelIds"))
         frames = _semantic_frames(root, split, labelled)
-        values = parse_cached(
+        parsed = parse_cached(
             frames,
             parse_semantic,
             root=root,
@@ -134,7 +135,7 @@ def load_cityscapes_semantic(
             **_image_dict(frame.sources[0], height, width),
             "sem_seg_file_name": frame.products[0] if frame.products else frame.sources[1],
         }
-        for frame, (height, width) in zip(frames, values, strict=True)
+        for frame, (height, width) in parsed
     ]
 
 
@@ -191,7 +192,7 @@ def register_cityscapes_layout(
         raise ValueError(f"task = {task!r} is unknown; choose one of {sorted(_LOADERS)}.")
     if with_labels is None:
         with_labels = split != "test"
-    metadata = cityscapes_metadata(task)
+    metadata = cityscapes_metadata(task) | {"has_labels": with_labels}
     if not callable(root):
         metadata |= layout_folders(root, split)
     register_dataset(
@@ -256,5 +257,11 @@ def _explained(remedy: str, root: str) -> Iterator[None]:
 
 
 def _images_only(root: str, split: str) -> list[dict[str, Any]]:
-    images = (image for _, _, image in list_images(root, split))
-    return [_image_dict(image, *image_size(image)) for image in images]
+    records, problems = [], []
+    for _, _, image in list_images(root, split):
+        try:
+            records.append(_image_dict(image, *image_size(image)))
+        except DatasetError as error:
+            problems.append(str(error))
+    report(problems)
+    return records

@@ -5,16 +5,12 @@ processes can run them, and return what JSON can hold.
 """
 
 import functools
-import os
-import uuid
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..errors import DatasetError
 from .cache import Frame
-from .label_images import check_same_size, encode_regions, read_labels
+from .label_images import check_same_size, encode_regions, read_labels, save_labels
 
 __all__ = ["INSTANCES_VERSION", "SEMANTIC_VERSION", "parse_instances", "parse_semantic"]
 
@@ -53,7 +49,7 @@ def parse_semantic(frame: Frame) -> list:
         what = "label ids 0..33" if frame.products else "train ids 0..18 and 255"
         raise DatasetError(f"{label_file} holds the value {unknown[0]}; expected {what}.")
     if frame.products:
-        _save_png(to_train_id[labels], frame.products[0])
+        save_labels(to_train_id[labels], frame.products[0])
     return list(labels.shape)
 
 
@@ -73,14 +69,3 @@ def _to_train_id() -> np.ndarray:
 
     known = {label.id: label.trainId for label in labels if label.id >= 0}
     return np.array([known[i] for i in range(len(known))], dtype=np.uint8)
-
-
-def _save_png(labels: np.ndarray, path: str) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        Image.fromarray(labels).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -3,6 +3,7 @@
 import os
 
 from ..errors import DatasetError
+from .problems import report
 
 __all__ = ["IMAGE_SUFFIX", "layout_folders", "list_images", "list_labelled_images"]
 
@@ -58,10 +59,8 @@ def list_labelled_images(
         candidates = [f"{frame}_gtFine_{kind}.png" for kind in kinds]
         name = next((name for name in candidates if name in files[city]), None)
         if name is None:
-            missing.append(os.path.join(city_folder, candidates[-1]))
+            missing.append(f"Label file {os.path.join(city_folder, candidates[-1])} is missing.")
         else:
             found.append((f"{city}/{frame}", image, os.path.join(city_folder, name)))
-    if missing:
-        others = f" (and those of {len(missing) - 1} other images)" if len(missing) > 1 else ""
-        raise DatasetError(f"Label file {missing[0]} is missing{others}.")
+    report(missing)
     return found

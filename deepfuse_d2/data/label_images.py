@@ -7,8 +7,10 @@ no binary mask is ever made, and the cost does not grow with the number of insta
 
 import os
 import struct
+import uuid
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +18,14 @@ from PIL import Image
 
 from ..errors import DatasetError
 
-__all__ = ["Region", "check_same_size", "encode_regions", "image_size", "read_labels"]
+__all__ = [
+    "Region",
+    "check_same_size",
+    "encode_regions",
+    "image_size",
+    "read_labels",
+    "save_labels",
+]
 
 # What Pillow lets through for a file that is not, or no longer, a whole image.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, zlib.error)
@@ -114,6 +123,18 @@ def read_labels(path: str | os.PathLike) -> np.ndarray:
             "channel of integer ids. Is it a colour image?"
         )
     return labels
+
+
+def save_labels(labels: np.ndarray, path: str | os.PathLike) -> None:
+    """Writes (H, W) uint8 ids as a grey PNG; it appears under its name only when complete."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        Image.fromarray(labels).save(temporary, format="PNG")
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from detectron2.structures import BoxMode
 from ..errors import DatasetError
 from .cache import Frame, parse_cached
 from .label_images import check_same_size, encode_regions, read_labels
+from .problems import report
 
 __all__ = ["PENNFUDAN_METADATA", "load_pennfudan"]
 
@@ -56,7 +57,7 @@ def load_pennfudan(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     root = os.path.abspath(root)
     try:
         frames = _list_frames(root, split)
-        values = parse_cached(
+        parsed = parse_cached(
             frames, _parse, root=root, name=f"pennfudan_{split}", version=_VERSION
         )
     except DatasetError as error:
@@ -91,7 +92,7 @@ def load_pennfudan(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
                 for *box, counts in people
             ],
         }
-        for frame, (height, width, people) in zip(frames, values, strict=True)
+        for frame, (height, width, people) in parsed
     ]
 
 
@@ -123,12 +124,14 @@ def _list_frames(root: str, split: str) -> list[Frame]:
     }
     if not images:
         raise DatasetError(f"Folder {images_folder} holds no {split} image of Penn-Fudan.")
-    missing = sorted(images.keys() - masks)
-    if missing:
-        path = os.path.join(masks_folder, missing[0] + _MASK_SUFFIX)
-        others = f" (and those of {len(missing) - 1} other images)" if len(missing) > 1 else ""
-        raise DatasetError(f"Mask {path} is missing{others}.")
+    report(
+        [
+            f"Mask {os.path.join(masks_folder, stem + _MASK_SUFFIX)} is missing."
+            for stem in sorted(images.keys() - masks)
+        ]
+    )
     return [
         Frame(stem, (image, os.path.join(masks_folder, stem + _MASK_SUFFIX)))
         for stem, image in sorted(images.items())
+        if stem in masks
     ]

@@ -20,6 +20,9 @@ MINICITY = [
     for split in ("train", "val")
 ]
 PENNFUDAN = ["pennfudan_train", "pennfudan_val"]
+CAMVID = [f"camvid_sem_seg_{split}" for split in ("train", "val", "test")]
+VOC = [f"voc_2012_sem_seg_{split}" for split in ("train", "trainaug", "val", "test")]
+OTHERS = CITYSCAPES + PENNFUDAN + CAMVID + VOC
 
 
 @pytest.mark.parametrize("name", CITYSCAPES + MINICITY + PENNFUDAN)
@@ -50,10 +53,14 @@ def test_class_names_are_those_of_detectron2_in_its_order():
 
 def test_registering_again_changes_nothing():
     names = sorted(DatasetCatalog)
-    before = {name: MetadataCatalog.get(name).as_dict() for name in CITYSCAPES + PENNFUDAN}
+    before = {
+        name: MetadataCatalog.get(name).as_dict() for name in CITYSCAPES + PENNFUDAN + CAMVID + VOC
+    }
     register_all()
     assert sorted(DatasetCatalog) == names
-    after = {name: MetadataCatalog.get(name).as_dict() for name in CITYSCAPES + PENNFUDAN}
+    after = {
+        name: MetadataCatalog.get(name).as_dict() for name in CITYSCAPES + PENNFUDAN + CAMVID + VOC
+    }
     assert after == before
 
 
@@ -80,6 +87,34 @@ def test_absent_pennfudan_says_how_to_prepare_it(name, tmp_path, monkeypatch):
     message = r"PNGImages does not exist\. .*python datasets/prepare_pennfudan\.py --source"
     with pytest.raises(DatasetError, match=message):
         DatasetCatalog.get(name)
+
+
+@pytest.mark.parametrize(
+    ("names", "folder", "command"),
+    [(CAMVID, "camvid", "prepare_camvid"), (VOC, "VOC2012", "prepare_voc")],
+)
+def test_an_absent_semantic_set_says_how_to_prepare_it(
+    names, folder, command, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for name in names:
+        with pytest.raises(DatasetError, match=rf"{folder}.* Prepare .*datasets/{command}\.py --s"):
+            DatasetCatalog.get(name)
+
+
+def test_semantic_sets_have_a_colour_for_every_class():
+    for names, classes, ignored in ((CAMVID, 11, 11), (VOC, 21, 255)):
+        for name in names:
+            metadata = MetadataCatalog.get(name)
+            assert metadata.evaluator_type == "sem_seg"
+            assert len(metadata.stuff_classes) == len(metadata.stuff_colors) == classes
+            assert metadata.ignore_label == ignored
+            assert metadata.has_labels == (name != "voc_2012_sem_seg_test")
+
+
+def test_metadata_tell_which_splits_have_no_labels():
+    for name in CITYSCAPES:
+        assert MetadataCatalog.get(name).has_labels == (not name.endswith("_test"))
 
 
 @pytest.mark.parametrize("name", MINICITY)

@@ -12,6 +12,7 @@ import pytest
 
 from deepfuse_d2.data import cache as cache_module
 from deepfuse_d2.data.cache import Frame, cache_folder, parse_cached
+from deepfuse_d2.data.problems import collect_problems
 from deepfuse_d2.errors import DatasetError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -20,12 +21,12 @@ REPOSITORY = Path(__file__).parents[2]
 class Recorder:
     """A parser that remembers the frames it was called for."""
 
-    def __init__(self, fail_on=None):
+    def __init__(self, fail_on=()):
         self.keys = []
         self.fail_on = fail_on
 
     def __call__(self, frame):
-        if frame.key == self.fail_on:
+        if frame.key in self.fail_on:
             raise DatasetError(f"{frame.sources[0]} is damaged.")
         self.keys.append(frame.key)
         text = Path(frame.sources[0]).read_text()
@@ -47,7 +48,8 @@ def frames(tmp_path):
 
 def load(frames, parse, *, version=1, **options):
     root = Path(frames[0].sources[0]).parent
-    return parse_cached(frames, parse, root=root, name="texts", version=version, **options)
+    parsed = parse_cached(frames, parse, root=root, name="texts", version=version, **options)
+    return [value for _, value in parsed]
 
 
 def cache_file(frames):
@@ -109,12 +111,38 @@ def test_a_damaged_cache_is_told_once_and_made_again(frames, caplog, content):
     assert last.keys == []
 
 
-def test_what_was_parsed_before_an_error_is_kept(frames):
-    with pytest.raises(DatasetError, match=r"2\.txt is damaged"):
+def test_all_is_parsed_before_an_error_is_raised_and_kept_for_the_next_time(frames):
+    with pytest.raises(DatasetError, match=r"2\.txt is damaged\.$"):
         load(frames, Recorder(fail_on="2"))
     again = Recorder()
     load(frames, again)
-    assert again.keys == ["2", "3"]
+    assert again.keys == ["2"]
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_the_first_damaged_file_is_named_and_the_others_are_counted(frames, user_cache, read_only):
+    root = Path(frames[0].sources[0]).parent
+    root.chmod(0o555 if read_only else 0o755)
+    user_cache.write_text("a file where the folder should be")
+    recorder = Recorder(fail_on={"1", "3"})
+    try:
+        with pytest.raises(DatasetError, match=r"1\.txt is damaged\. So it is with 1 other file: "):
+            load(frames, recorder)
+        with collect_problems() as problems:
+            assert load(frames, recorder) == [["text 0"], ["text 2"]]
+    finally:
+        root.chmod(0o755)
+    assert [Path(problem.split()[0]).name for problem in problems] == ["1.txt", "3.txt"]
+    with pytest.raises(DatasetError):  # the collector is gone
+        load(frames, recorder, version=2)
+
+
+def test_a_check_goes_on_without_the_vanished_files(frames):
+    Path(frames[3].sources[0]).unlink()
+    with collect_problems() as problems:
+        assert load(frames, Recorder()) == [["text 0"], ["text 1"], ["text 2"]]
+    (problem,) = problems
+    assert "3.txt is missing" in problem
 
 
 def test_a_product_that_was_deleted_or_changed_is_made_again(frames):
@@ -217,7 +245,8 @@ from deepfuse_d2.errors import DatasetError
 
 def load(parse, name):
     frames = [Frame(str(i), (sys.argv[1],)) for i in range(50)]
-    return parse_cached(frames, parse, root=sys.argv[2], name=name, version=1, workers=2)
+    parsed = parse_cached(frames, parse, root=sys.argv[2], name=name, version=1, workers=2)
+    return [value for _, value in parsed]
 """
 
 
@@ -237,7 +266,7 @@ if __name__ == "__main__":
     try:
         load(fail, "b")
     except DatasetError as error:
-        assert str(error) == "0 is damaged"
+        assert str(error).startswith("0 is damaged So it is with 49 other files")
     else:
         raise AssertionError("the error got lost")
 """

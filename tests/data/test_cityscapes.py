@@ -188,7 +188,7 @@ def test_what_is_missing_is_named_with_the_remedy(city, load, kind, dtype):
     with pytest.raises(DatasetError, match=message):
         load(city.root, "train")
     city.add("cologne_000001_000019", city="cologne")
-    with pytest.raises(DatasetError, match=r"is missing \(and those of 1 other images\)"):
+    with pytest.raises(DatasetError, match=r"is missing\. So it is with 1 other file: tools"):
         load(city.root, "train")
 
 

@@ -1,4 +1,3 @@
-import importlib.util
 import stat
 import zipfile
 
@@ -6,13 +5,9 @@ import pytest
 
 
 @pytest.fixture
-def prepare(repository, monkeypatch):
+def prepare(load_command, monkeypatch):
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    path = repository / "datasets" / "prepare_pennfudan.py"
-    spec = importlib.util.spec_from_file_location("prepare_pennfudan", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_command("prepare_pennfudan")
 
 
 @pytest.fixture
@@ -164,7 +159,7 @@ def test_a_damaged_or_absent_source_is_told(run, content, tmp_path):
         source.write_bytes(data)
         code, _, error = run(source)
         assert code == 1
-        assert "is no zip file that can be read" in error
+        assert "is no zip file or tar file that can be read" in error
         assert left_in(tmp_path / "root") == []
     code, _, error = run(tmp_path / "absent.zip")
     assert code == 1
