@@ -34,7 +34,7 @@ def tiny_minicity(tmp_path_factory):
     return root
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_opts():
     """Config overrides that make the quickstart's network tiny."""
     return list(TINY)

@@ -11,7 +11,7 @@ import torch
 QUICK = "configs/MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick.yaml"
 
 
-@pytest.fixture()
+@pytest.fixture
 def train_net(repository, tiny_minicity, tiny_opts, tmp_path):
     """Run train_net.py on the tiny data set with the tiny network; returns the finished process."""
 
