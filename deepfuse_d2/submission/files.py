@@ -1,0 +1,90 @@
+"""What the formats of submissions share: reading outputs, checking files, packing them."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+
+__all__ = ["compare_files", "label_map", "pack", "stem_of"]
+
+# A submission packed twice is the same file.
+_DATE = (2000, 1, 1, 0, 0, 0)
+
+
+def stem_of(record: dict[str, Any]) -> str:
+    """Returns the file name of a record's image without what follows the name of the frame."""
+    name = os.path.basename(record["file_name"])
+    return os.path.splitext(name)[0].removesuffix("_leftImg8bit")
+
+
+def label_map(output: dict[str, Any], record: dict[str, Any], num_classes: int) -> np.ndarray:
+    """Returns the (H, W) class indices that a model found in the image of a record.
+
+    Args:
+        output: `sem_seg` is a tensor of logits (C, H, W), or of class indices (H, W).
+        num_classes: how many the data set has.
+
+    Raises:
+        ConfigError: there is no `sem_seg`; its size is not the image's; a class that the data set
+            does not have.
+    """
+    image, size = record["file_name"], (record["height"], record["width"])
+    if "sem_seg" not in output:
+        raise ConfigError(
+            f"{image}: the model gives {sorted(output)} and no sem_seg; a submission of pixel "
+            "labels needs a semantic model, or a data set of instances."
+        )
+    found = output["sem_seg"].detach().cpu()
+    classes = (found.argmax(dim=0) if found.ndim == 3 else found).numpy()
+    if classes.shape != size:
+        raise ConfigError(
+            f"{image}: the model's sem_seg is {classes.shape} (height, width) and the image {size};"
+            " predictions must be resized to the size of the original image."
+        )
+    if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:
+        raise ConfigError(
+            f"{image}: predicted class indices from {classes.min()} to {classes.max()}, but the "
+            f"data set has {num_classes} classes (0 .. {num_classes - 1}); check "
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES and the weights."
+        )
+    return classes
+
+
+def compare_files(folder: Path, expected: Sequence[str]) -> list[str]:
+    """Returns which of the expected files are missing, and which files are there beside them."""
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    wanted = set(expected)
+    problems = [f"{name} is missing" for name in sorted(wanted - there)]
+    return problems + [f"{name} is no file of the submission" for name in sorted(there - wanted)]
+
+
+def pack(folder: Path, archive: Path, *, inside: str = "") -> None:
+    """Packs the files of a folder into a .zip or .tgz, below the folder `inside` of the archive."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [str(Path(inside) / path.relative_to(folder)) for path in paths]
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as packed:
+            for path, name in zip(paths, names, strict=True):
+                entry = zipfile.ZipInfo(name, _DATE)
+                entry.external_attr = (stat.S_IFREG | 0o644) << 16
+                # a PNG does not get smaller
+                is_png = path.suffix == ".png"
+                entry.compress_type = zipfile.ZIP_STORED if is_png else zipfile.ZIP_DEFLATED
+                packed.writestr(entry, path.read_bytes())
+        return
+    with tarfile.open(archive, "w:gz") as packed:
+        for path, name in zip(paths, names, strict=True):
+            content = path.read_bytes()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            packed.addfile(entry, io.BytesIO(content))
