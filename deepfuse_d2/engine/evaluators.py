@@ -6,7 +6,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
 from ..errors import ConfigError
-from ..evaluation import CityscapesInstanceEvaluator
+from ..evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    SemSegEvaluator,
+)
 
 __all__ = ["EVALUATORS", "build_evaluator"]
 
@@ -22,7 +26,9 @@ def _coco(dataset_name: str, output_dir: str) -> COCOEvaluator:
 # evaluator_type -> builder(dataset_name, output_dir)
 EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "cityscapes_instance": CityscapesInstanceEvaluator,
+    "cityscapes_sem_seg": CityscapesSemSegEvaluator,
     "coco": _coco,
+    "sem_seg": SemSegEvaluator,
 }
 
 

@@ -1,5 +1,7 @@
 """Evaluators: matching and averaging as pure functions, thin detectron2 evaluators on top."""
 
 from .cityscapes_instance import CityscapesInstanceEvaluator
+from .cityscapes_sem_seg import CityscapesSemSegEvaluator
+from .sem_seg import SemSegEvaluator
 
-__all__ = ["CityscapesInstanceEvaluator"]
+__all__ = ["CityscapesInstanceEvaluator", "CityscapesSemSegEvaluator", "SemSegEvaluator"]

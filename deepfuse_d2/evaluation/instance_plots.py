@@ -20,7 +20,7 @@ def plot_precision_recall(
     names: Sequence[str], at_50: Sequence[Outcomes], path: str, *, title: str
 ) -> None:
     """Draw a curve for each class that has targets, at overlap 0.5."""
-    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(
         xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"{title}, IoU 0.5"
     )
@@ -30,7 +30,7 @@ def plot_precision_recall(
             legend = f"{name} ({100 * average_precision(outcome):.1f})"
             axes.plot(recall, precision, label=legend, drawstyle="steps-mid", linewidth=1.5)
     if axes.lines:
-        axes.legend(title="class (AP50)", loc="lower left", fontsize="small")
+        axes.legend(title="class (AP50)", loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     else:
         axes.text(0.5, 0.5, "no target", ha="center")
     axes.grid(alpha=0.3)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+
 from .instance_ap import MIN_AREA, Outcomes
 from .instance_matching import ImageMatches
 
-__all__ = ["warn_of_class_names", "warn_of_instances", "warn_of_left_out"]
+__all__ = ["warn_of_class_names", "warn_of_instances", "warn_of_left_out", "warn_of_pixels"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,4 +104,51 @@ def warn_of_instances(
             len(records),
             dataset,
             without[0],
+        )
+
+
+def warn_of_pixels(
+    dataset: str, images: int, pairs: np.ndarray, names: Sequence[str], undefined: int
+) -> None:
+    """Warn of a semantic evaluation that says little.
+
+    Args:
+        dataset: its name.
+        images: how many were evaluated.
+        pairs: (C, C + 1) pixels by class and predicted class; the last column is no class.
+        names: of the C classes.
+        undefined: number of pixels whose best logit is not a number.
+    """
+    if undefined:
+        logger.warning(
+            "%d pixels predicted on %s have logits that are not numbers; the model may have "
+            "diverged.",
+            undefined,
+            dataset,
+        )
+    if not images:
+        return
+    if not pairs.any():
+        logger.warning(
+            "Every pixel of the ground truth of the %d evaluated images of %s is ignored: all "
+            "figures are nan. Check ignore_label and the label images.",
+            images,
+            dataset,
+        )
+        return
+    predicted = np.flatnonzero(pairs.sum(axis=0))
+    if predicted.tolist() == [len(names)]:
+        logger.warning(
+            "There is no prediction at all on the %d images of %s: every pixel has the ignore "
+            "label. Check the weights and how the label maps were made.",
+            images,
+            dataset,
+        )
+    elif len(predicted) == 1 and np.count_nonzero(pairs.sum(axis=1)) > 1:
+        logger.warning(
+            'Every pixel of the %d images of %s is predicted as "%s"; the model may be untrained, '
+            "or have diverged.",
+            images,
+            dataset,
+            names[int(predicted[0])],
         )

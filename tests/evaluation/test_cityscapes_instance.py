@@ -187,7 +187,7 @@ def _worker(rank, rendezvous, root, results):
         init_method=f"file://{rendezvous}",
         rank=rank,
         world_size=2,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(minutes=5),
     )
     frames = _frames()
     dicts = _write_dataset(root / str(rank), frames)

@@ -102,6 +102,33 @@ def _jitter(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     return moved
 
 
+def random_pixels(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return ground truth (instance ids) and predicted train ids of one to four frames, (H, W).
+
+    Mostly right, with regions of other classes, at times all of one class or all wrong.
+    """
+    from cityscapesscripts.helpers.labels import id2label
+
+    rng = np.random.default_rng(seed)
+    frames = []
+    for frame in random_case(seed):
+        ids = frame.gt_map
+        train_ids = np.array([id2label[x].trainId if x in id2label else 255 for x in range(34)])
+        predicted = train_ids[np.where(ids < 1000, ids, ids // 1000)]
+        predicted[predicted == 255] = rng.integers(19)
+        for _ in range(rng.integers(0, 8)):
+            predicted[_random_shape(rng, *ids.shape, 60)] = rng.integers(19)
+        taste = rng.random()
+        if taste < 0.05:
+            predicted[:] = rng.integers(19)
+        elif taste < 0.1:
+            predicted = (predicted + 1) % 19
+        noise = rng.random(ids.shape) < 0.02
+        predicted[noise] = rng.integers(0, 19, int(noise.sum()))
+        frames.append((ids, predicted.astype(np.uint8)))
+    return frames
+
+
 def street_frame(
     seed: int, count: int, *, height: int = 1024, width: int = 2048, instances: int = 30
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str], np.ndarray]:

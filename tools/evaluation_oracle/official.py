@@ -1,9 +1,10 @@
-"""Run the official Cityscapes instance evaluation on a current NumPy.
+"""Run the official Cityscapes evaluations on a current NumPy.
 
-cityscapesScripts 2.3.0 stops on NumPy >= 2.3 (``np.in1d`` is gone, ``json`` refuses ``np.int64``),
-writes ``matches.json`` into the working directory, and stops with an IndexError when all
-predictions of a class with ground truth are ignored (its issue 89). :func:`runnable` repairs
-exactly that, for as long as it is entered, and leaves NumPy itself alone.
+The instance script of cityscapesScripts 2.3.0 stops on NumPy >= 2.3 (``np.in1d`` is gone, ``json``
+refuses ``np.int64``), writes ``matches.json`` into the working directory, and stops with an
+IndexError when all predictions of a class with ground truth are ignored (its issue 89).
+:func:`runnable` repairs exactly that, for as long as it is entered, and leaves NumPy itself alone.
+The script for pixels needs ``np.in1d`` only: :func:`runnable_pixels`.
 """
 
 from __future__ import annotations
@@ -38,14 +39,30 @@ class _NumpyOfScript:
 
 @contextmanager
 def runnable(folder: Path) -> Iterator[object]:
-    """Yield the script as a module that runs; what it writes goes into ``folder``."""
+    """Yield the instance script as a module that runs; what it writes goes into ``folder``."""
     import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as script
 
     def write_json(content: dict, path: str) -> None:
         with open(os.path.join(folder, path), "w") as file:  # an absolute path stays
             file.write(json.dumps(content, default=int, sort_keys=True, indent=4))
 
-    changed = {"np": _NumpyOfScript(), "writeDict2JSON": write_json}
+    with _changed(script, np=_NumpyOfScript(), writeDict2JSON=write_json):
+        yield script
+
+
+@contextmanager
+def runnable_pixels() -> Iterator[object]:
+    """Yield the script for pixel labels as a module that runs, without its compiled part."""
+    import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as script
+
+    with _changed(script, np=_NumpyOfScript(), CSUPPORT=False):
+        script.args.JSONOutput = False
+        yield script
+
+
+@contextmanager
+def _changed(script: object, **changed: object) -> Iterator[None]:
+    """Change names of a script, and let it be quiet."""
     original = {name: getattr(script, name) for name in changed}
     original_args = dict(vars(script.args))
     try:
@@ -53,7 +70,7 @@ def runnable(folder: Path) -> Iterator[object]:
         script.args.quiet = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # mean of nothing: all classes nan
-            yield script
+            yield
     finally:
         vars(script).update(original)
         vars(script.args).clear()
@@ -123,3 +140,42 @@ def _with_distances(
             if len(known):
                 instance["medDist"] = float(np.median(known))
     return instances
+
+
+def official_pixel_results(
+    frames: Sequence[tuple[np.ndarray, np.ndarray]], folder: Path
+) -> dict[str, float]:
+    """Evaluate pixel labels by the official script.
+
+    Args:
+        frames: instance ids and predicted label ids, both (H, W), of each image.
+        folder: an empty one.
+
+    Returns:
+        IoU, iIoU, IoU_sup, iIoU_sup, and each of a class or category behind a dash, in percent.
+    """
+    ground_truths, predictions = [], []
+    for number, (ids, predicted) in enumerate(frames):
+        stem = f"city_{number:06d}_000019"
+        label_ids = np.where(ids < 1000, ids, ids // 1000).astype(np.uint8)
+        Image.fromarray(ids.astype(np.uint16)).save(folder / f"{stem}_gtFine_instanceIds.png")
+        ground_truths.append(str(folder / f"{stem}_gtFine_labelIds.png"))
+        predictions.append(str(folder / f"{stem}_pred.png"))
+        Image.fromarray(label_ids).save(ground_truths[-1])
+        Image.fromarray(predicted.astype(np.uint8)).save(predictions[-1])
+    with runnable_pixels() as script:
+        result = script.evaluateImgLists(predictions, ground_truths, script.args)
+    flat = {
+        "IoU": result["averageScoreClasses"],
+        "iIoU": result["averageScoreInstClasses"],
+        "IoU_sup": result["averageScoreCategories"],
+        "iIoU_sup": result["averageScoreInstCategories"],
+    }
+    for prefix, key in (
+        ("IoU", "classScores"),
+        ("iIoU", "classInstScores"),
+        ("IoU_sup", "categoryScores"),
+        ("iIoU_sup", "categoryInstScores"),
+    ):
+        flat |= {f"{prefix}-{name}": value for name, value in result[key].items()}
+    return {key: 100.0 * float(value) for key, value in flat.items()}

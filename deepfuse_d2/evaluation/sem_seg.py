@@ -1,0 +1,229 @@
+"""Semantic segmentation of any data set: IoU, accuracy and boundary IoU."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+
+from ..errors import ConfigError, DatasetError
+from . import notices
+from .boundary import boundary, boundary_width
+from .counting import SparseCounts, add_up, count_pairs, sparse
+from .files import read_label_image, write_json
+from .gathering import gather_by_image
+from .ground_truth import GroundTruthFiles
+from .instance_ap import mean_defined
+from .label_maps import NOTHING, label_map
+
+__all__ = ["SemSegEvaluator", "semantic_scores"]
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "sem_seg_results.json"
+_VALUES = 1 << 16  # that a label image can hold
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Of one image: pairs of (class, predicted class or nothing), in all and on boundaries."""
+
+    pairs: SparseCounts
+    boundaries: SparseCounts
+
+
+class SemSegEvaluator(DatasetEvaluator):
+    """IoU, accuracy and boundary IoU of a data set with ``sem_seg_file_name`` and stuff_classes.
+
+    ``process`` takes inputs with ``file_name`` (and ``sem_seg_file_name``, looked up in the data
+    set where absent) and outputs ``{"sem_seg": logits (C, H, W) or label map (H, W)}`` of the size
+    of the ground truth. In a label map, the data set's ignore label says that nothing is predicted.
+
+    ``evaluate`` returns ``{"sem_seg": {...}}`` in percent, see :func:`semantic_scores`; ``{}`` off
+    the main rank. An image that comes twice counts once; neither the order of images nor the number
+    of processes changes a bit. An image without ground truth is left out, with a warning.
+    """
+
+    def __init__(
+        self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True
+    ):
+        """
+        Args:
+            dataset_name: a registered data set with ``stuff_classes`` in its metadata, and
+                ``ignore_label`` if that is not 255.
+            output_dir: where ``sem_seg_results.json`` is written; None writes nothing.
+            distributed: gather the counts of all ranks. With False, each rank evaluates its own.
+
+        Raises:
+            ConfigError: the data set has no ``stuff_classes``.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        self._names = list(metadata.get("stuff_classes") or ())
+        if not self._names:
+            raise ConfigError(
+                f'Data set "{dataset_name}" has no stuff_classes in its metadata; register it '
+                "first, with the names of its classes in the order of their ids."
+            )
+        self._dataset_name = dataset_name
+        self._output_dir = output_dir
+        self._distributed = distributed
+        self._ignore_label = metadata.get("ignore_label", 255)
+        self._gt_files = GroundTruthFiles(dataset_name, "sem_seg_file_name")
+        count = len(self._names)
+        # Rows of the counts: classes, ignored, values that should not be there.
+        self._row_of_value = np.full(_VALUES, count + 1)
+        self._row_of_value[:count] = np.arange(count)
+        self._row_of_value[self._ignore_label] = count
+        self.reset()
+
+    def reset(self) -> None:
+        self._records: dict[str, _Counts] = {}
+        self._left_out: set[str] = set()
+        self._undefined = 0
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Reduce each image to its counts.
+
+        Raises: ValueError: a prediction that does not fit. DatasetError: damaged ground truth.
+        """
+        count = len(self._names)
+        for entry, output in zip(inputs, outputs, strict=True):
+            image = os.path.abspath(entry["file_name"])
+            if image in self._records:
+                continue
+            gt_file = self._gt_files.find(entry)
+            if gt_file is None:
+                self._left_out.add(image)
+                continue
+            truth = read_label_image(gt_file, image)
+            predicted, undefined = label_map(
+                output["sem_seg"],
+                classes=count,
+                ignore_label=self._ignore_label,
+                shape=truth.shape,
+                image=image,
+            )
+            self._undefined += undefined
+            pairs = count_pairs(truth, predicted, self._row_of_value, count + 2, count + 1)
+            if pairs[-1].any():
+                unknown = self._row_of_value.take(truth) == count + 1
+                raise DatasetError(
+                    f"Ground truth {gt_file} of image {image} holds the value {truth[unknown][0]}; "
+                    f'data set "{self._dataset_name}" has the classes 0 .. {count - 1} and '
+                    f"{self._ignore_label} to ignore. Prepare it again, or set ignore_label."
+                )
+            self._records[image] = _Counts(
+                sparse(pairs[:-2]), sparse(self._boundary_pairs(truth, predicted))
+            )
+
+    def evaluate(self) -> dict:
+        """Gather, average, log a table and write the JSON.
+
+        Returns:
+            ``OrderedDict(sem_seg={name: percent})`` on the main rank, ``{}`` elsewhere.
+        """
+        extra = (self._left_out, self._undefined)
+        gathered = gather_by_image(self._records, extra, distributed=self._distributed)
+        if gathered is None:
+            return {}
+        records, extras = gathered
+        left_out = sorted(set().union(*(images for images, _ in extras)))
+        count = len(self._names)
+        pairs = add_up([x.pairs for x in records], (count, count + 1))
+        boundaries = add_up([x.boundaries for x in records], (count + 1, count + 1))
+        results = semantic_scores(pairs, boundaries, self._names)
+        notices.warn_of_left_out(self._dataset_name, left_out, len(records))
+        undefined = sum(pixels for _, pixels in extras)
+        notices.warn_of_pixels(self._dataset_name, len(records), pairs, self._names, undefined)
+        logger.info(
+            "Semantic segmentation of %d images of %s:\n%s",
+            len(records),
+            self._dataset_name,
+            self._table(results),
+        )
+        if self._output_dir:
+            report = {
+                "dataset": self._dataset_name,
+                "images": len(records),
+                "images_without_ground_truth": left_out,
+                "sem_seg": results,
+                "classes": self._names,
+                "confusion": {"columns": [*self._names, NOTHING], "pixels": pairs.tolist()},
+            }
+            write_json(report, os.path.join(self._output_dir, RESULTS_FILE))
+        return OrderedDict(sem_seg=results)
+
+    def _boundary_pairs(self, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Count pairs of classes on boundaries; the last row and column stand for elsewhere."""
+        count = len(self._names)
+        truth = self._row_of_value.take(truth).astype(np.uint16)
+        ignored = truth == count
+        # `count + 1` inside ignored regions, so that "nothing" of a prediction has a contour there
+        truth[ignored] = count + 1
+        predicted = np.where(ignored, np.uint16(count + 1), predicted.astype(np.uint16))
+        width = boundary_width(truth.shape)
+        truth[~boundary(truth, width) | ignored] = count
+        predicted[~boundary(predicted, width) | ignored] = count
+        return count_pairs(truth, predicted, np.arange(count + 2), count + 1, count + 1)
+
+    def _table(self, results: dict[str, float]) -> str:
+        from tabulate import tabulate
+
+        rows = [
+            (name, *(results[f"{key}-{name}"] for key in ("IoU", "BoundaryIoU", "ACC")))
+            for name in self._names
+        ]
+        rows.append(("mean", *(results[key] for key in ("mIoU", "mBoundaryIoU", "mACC"))))
+        table = tabulate(
+            rows, ("class", "IoU", "boundary IoU", "accuracy"), tablefmt="pipe", floatfmt=".3f"
+        )
+        return f"{table}\npixel accuracy {results['pACC']:.3f}, fwIoU {results['fwIoU']:.3f}"
+
+
+def semantic_scores(
+    pairs: np.ndarray, boundaries: np.ndarray, names: Sequence[str]
+) -> dict[str, float]:
+    """Return the figures in percent, by the names of detectron2's evaluator.
+
+    A class without ground truth is nan and left out of the means; pixels that are ignored in the
+    ground truth count nowhere.
+
+    Args:
+        pairs: (C, C + 1) pixels by class and predicted class; the last column is no class.
+        boundaries: (C + 1, C + 1) pixels by class whose boundary they are on, and the same of the
+            prediction; the last row and column stand for no boundary.
+        names: of the C classes.
+
+    Returns:
+        mIoU, fwIoU (weighted by the pixels of a class), mBoundaryIoU, mACC, pACC, then IoU-<name>,
+        BoundaryIoU-<name> and ACC-<name> of each class.
+    """
+    right, truth = np.diagonal(pairs), pairs.sum(axis=1)
+    union = truth + pairs[:, :-1].sum(axis=0) - right
+    iou, accuracy = _ratio(right, union, truth), _ratio(right, truth, truth)
+    on_both = np.diagonal(boundaries)[:-1]
+    edge = boundaries[:-1].sum(axis=1)
+    edge_iou = _ratio(on_both, edge + boundaries[:, :-1].sum(axis=0) - on_both, edge)
+    total = truth.sum()
+    nan = float("nan")
+    results = {
+        "mIoU": mean_defined(iou),
+        "fwIoU": float(np.nansum(iou * truth) / total) if total else nan,
+        "mBoundaryIoU": mean_defined(edge_iou),
+        "mACC": mean_defined(accuracy),
+        "pACC": float(right.sum() / total) if total else nan,
+    }
+    for key, values in (("IoU", iou), ("BoundaryIoU", edge_iou), ("ACC", accuracy)):
+        results |= {f"{key}-{name}": float(x) for name, x in zip(names, values, strict=True)}
+    return {key: 100.0 * value for key, value in results.items()}
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return part / whole, nan for classes without ground truth."""
+    return np.where(truth > 0, part / np.maximum(whole, 1), np.nan)
