@@ -1,0 +1,92 @@
+"""tools/check_dataset.py: the table, the sheet and the exit code."""
+
+import importlib.util
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+
+@pytest.fixture
+def tool(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "tools"))
+    path = repository / "tools" / "check_dataset.py"
+    spec = importlib.util.spec_from_file_location("check_dataset", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A yaml of two splits of label images, four and two."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
+    entries = []
+    for split, count in (("train", 4), ("val", 2)):
+        for folder in ("images", "labels"):
+            (tmp_path / split / folder).mkdir(parents=True)
+        for i in range(count):
+            Image.effect_noise((60, 40), 80).convert("RGB").save(
+                tmp_path / split / "images" / f"{i}.png"
+            )
+            labels = np.eye(40, 60, dtype=np.uint8)
+            Image.fromarray(labels).save(tmp_path / split / "labels" / f"{i}.png")
+        entries.append(
+            f"{{NAME: my_{split}, FORMAT: label_images, IMAGES: {tmp_path}/{split}/images, "
+            f"LABELS: {tmp_path}/{split}/labels, CLASSES: [cell, wall]}}"
+        )
+    file = tmp_path / "my.yaml"
+    file.write_text(
+        f"DATASETS:\n  EXTRA: [{', '.join(entries)}]\n  TRAIN: [my_train]\n  TEST: [my_val]\n"
+    )
+    yield file
+    for name in ("my_train", "my_val"):
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            catalog.pop(name, None)
+
+
+def test_sound_sets_of_a_config_end_with_0_a_table_and_a_sheet(tool, config, tmp_path, capsys):
+    sheet = tmp_path / "out" / "sheet.png"
+    assert tool.main(["--config-file", str(config), "--sheet", str(sheet)]) == 0
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]]
+             for line in capsys.readouterr().out.splitlines()]  # fmt: skip
+    assert ["", "my_train", "my_val"] in lines
+    assert ["images", "4", "2"] in lines
+    assert ["width x height", "60 x 40", "60 x 40"] in lines
+    assert ["wall px", "1.67%", "1.67%"] in lines
+    assert ["errors", "0", "0"] in lines
+    # six tiles in rows of four
+    assert cv2.imread(str(sheet)).shape[1] == 4 * 384 + 5 * 6
+
+
+def test_damage_ends_with_1_and_is_marked_on_the_sheet(tool, config, tmp_path, capsys):
+    Image.fromarray(np.full((40, 60), 7, np.uint8)).save(tmp_path / "val" / "labels" / "1.png")
+    Image.open(tmp_path / "train" / "images" / "0.png").save(tmp_path / "val" / "images" / "0.png")
+    sheet = tmp_path / "sheet.png"
+    assert tool.main(["--config-file", str(config), "--sheet", str(sheet)]) == 1
+    output = capsys.readouterr().out
+    assert "labels/1.png holds the id 7; expected 0..1, or 255" in output
+    assert "warning: my_train and my_val share 1 images" in output
+    assert "Training would fail on my_val." in output
+    assert sheet.is_file()
+
+
+def test_long_lists_are_cut_unless_asked_for(tool, capsys):
+    problems = [tool.Problem(i == 20, f"number {i}") for i in range(21)]
+    tool.tell("mine", problems, 10)
+    output = capsys.readouterr().out
+    assert output.splitlines()[2] == "  error: number 20"
+    assert "and 11 more (--all)" in output
+    tool.tell("mine", problems, None)
+    assert "number 19" in capsys.readouterr().out
+
+
+def test_wrong_arguments_end_with_2(tool, config, capsys):
+    assert tool.main([]) == 2
+    assert "Name the data sets, or a --config-file" in capsys.readouterr().err
+    assert tool.main(["camvid_sem_seg_trian"]) == 2
+    assert "Did you mean: camvid_sem_seg_train" in capsys.readouterr().err
+    assert tool.main(["--config-file", str(config), "--sheet", "sheet.jpg"]) == 2
+    assert "ending in .png" in capsys.readouterr().err
