@@ -19,10 +19,6 @@ import cv2
 import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, too
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from visualize_data import contact_sheet, draw_sample
 
 from deepfuse_d2.data.check import Problem, Report, check_dataset, duplicates_between

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, too
-
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
 from deepfuse_d2.engine import Trainer, check_config, load_config
 from deepfuse_d2.errors import UserError

@@ -11,6 +11,7 @@ from ..evaluation import (
     CityscapesSemSegEvaluator,
     SemSegEvaluator,
 )
+from ..submission import build_submission_writer
 
 __all__ = ["EVALUATORS", "build_evaluator"]
 
@@ -33,8 +34,14 @@ EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
 
 
 def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
-    """Evaluator of `dataset_name`; what it writes goes to `output_dir`."""
-    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    """Evaluator of `dataset_name`; what it writes goes to `output_dir`.
+
+    A split without labels gets a writer of the submission to its test server instead.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("has_labels") is False:
+        return build_submission_writer(dataset_name, output_dir)
+    evaluator_type = metadata.get("evaluator_type")
     if evaluator_type not in EVALUATORS:
         raise ConfigError(
             f'The data set "{dataset_name}" of DATASETS.TEST has evaluator_type '
