@@ -51,6 +51,9 @@ def add_deepfuse_config(cfg: CN) -> None:
     # "SGD" (detectron2's, with SOLVER.MOMENTUM) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
 
+    # Instances whose mask has fewer pixels, in the original image, are left out of training; 0
+    # keeps all. The Cityscapes evaluation asks for instances of 100 pixels and more.
+    cfg.INPUT.MIN_INSTANCE_AREA = 0
     # Own data sets by path, registered when the config is loaded: a list of mappings, by default
     # none. Keys NAME (for DATASETS.TRAIN and TEST), FORMAT and those of the format:
     #   coco                  JSON (file), IMAGES (folder)

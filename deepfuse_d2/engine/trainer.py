@@ -3,9 +3,11 @@
 import logging
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
@@ -14,6 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import DeepFuseCheckpointer
+from ..data.filtering import drop_small_instances
 from .evaluators import build_evaluator
 from .inference import for_evaluator
 from .mixed_precision import build_step_trainer
@@ -88,6 +91,16 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+        if not cfg.INPUT.MIN_INSTANCE_AREA:
+            return build_detection_train_loader(cfg)
+        records = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+        records = drop_small_instances(records, cfg.INPUT.MIN_INSTANCE_AREA)
+        return build_detection_train_loader(cfg, dataset=records)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
