@@ -48,7 +48,7 @@ class Contestant:
         if self.fast:
             self.model = self.model.to(memory_format=torch.channels_last)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9, foreach=True)
+        self.optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, foreach=True)
 
     def step(self, batch: list[dict]) -> None:
         start = time.perf_counter()
@@ -71,7 +71,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
 
     common = [
-        "MODEL.WEIGHTS", "", "SEED", "0", "DATALOADER.NUM_WORKERS", "0",
+        # Random weights need live statistics: with frozen ones the activations overflow.
+        "MODEL.WEIGHTS", "", "MODEL.RESNETS.NORM", "BN", "SEED", "0", "DATALOADER.NUM_WORKERS", "0",
         "DATASETS.TRAIN", "('minicity_fine_instance_seg_train',)",
         "INPUT.MIN_SIZE_TRAIN", f"({args.height},)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice",
         "SOLVER.IMS_PER_BATCH", str(args.batch),
