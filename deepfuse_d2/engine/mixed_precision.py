@@ -50,15 +50,14 @@ def build_step_trainer(cfg: CfgNode, model, data_loader, optimizer) -> SimpleTra
             f"{list(_DTYPES)}."
         )
     dtype = _DTYPES[cfg.SOLVER.AMP.DTYPE]
-    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-    if on_cpu and (dtype is not torch.bfloat16 or not cpu_has_bfloat16()):
+    device_type = torch.device(cfg.MODEL.DEVICE).type
+    if device_type == "cpu" and (dtype is not torch.bfloat16 or not cpu_has_bfloat16()):
         logging.getLogger(__name__).warning(
             "SOLVER.AMP is on, but %s is slower than float32 on this CPU; training in float32.",
             cfg.SOLVER.AMP.DTYPE,
         )
         return SimpleTrainer(model, data_loader, optimizer)
     if dtype is torch.bfloat16:
-        device_type = torch.device(cfg.MODEL.DEVICE).type
         return AutocastTrainer(model, data_loader, optimizer, device_type=device_type)
     return AMPTrainer(model, data_loader, optimizer, precision=dtype)
 

@@ -17,15 +17,13 @@ Simple fusion, as in FPN (arXiv 1612.03144), is the member ``merge="sum", depth=
 
 from collections.abc import Sequence
 
-import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from .conv import same_size_conv
 from .merge import MERGES
-from .norm import get_norm
 from .units import Deepen
 
 __all__ = ["DeepFuse"]
@@ -88,7 +86,7 @@ class DeepFuse(nn.Module):
             )
         self.skip = skip
         self.align = nn.ModuleList(
-            _align(channels, out_channels, norm) if align else nn.Identity()
+            same_size_conv(channels, out_channels, 1, norm) if align else nn.Identity()
             for channels in in_channels
         )
         self.merge = MERGES[merge](out_channels, len(in_channels), zero_init)
@@ -126,15 +124,3 @@ def resample(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if x.shape[-2:] == size:
         return x
     return F.interpolate(x, size=size, mode="nearest")
-
-
-def _align(in_channels: int, out_channels: int, norm: str) -> Conv2d:
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=1,
-        bias=norm == "",
-        norm=get_norm(norm, out_channels),
-    )
-    weight_init.c2_xavier_fill(conv)
-    return conv

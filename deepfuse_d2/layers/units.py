@@ -5,30 +5,19 @@ A unit is the transform F of a residual step ``h + F(h)``; the shortcut belongs 
 fused map is a plain sum without an activation, so the first thing a unit does is to rectify it.
 """
 
+import functools
 from collections.abc import Callable
 
 import fvcore.nn.weight_init as weight_init
 import torch
-from detectron2.layers import Conv2d
 from torch import nn
 
-from .norm import get_norm
+from .conv import same_size_conv
 
 __all__ = ["UNITS", "BottleneckUnit", "Deepen", "ResidualUnit"]
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
-    """Convolution of stride 1 that keeps the size, MSRA-initialised, with `norm` or a bias."""
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        padding=kernel_size // 2,
-        bias=norm == "",
-        norm=get_norm(norm, out_channels),
-    )
-    weight_init.c2_msra_fill(conv)
-    return conv
+_conv = functools.partial(same_size_conv, init=weight_init.c2_msra_fill)
 
 
 class ResidualUnit(nn.Module):

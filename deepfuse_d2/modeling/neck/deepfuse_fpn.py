@@ -7,14 +7,13 @@ family starts as that FPN too. Unlike detectron2's, maps may have odd sizes.
 
 import itertools
 
-import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from torch import Tensor, nn
 
-from ...layers import DeepFuse, get_norm
+from ...layers import DeepFuse, same_size_conv
 from .build import NECK_REGISTRY
 from .top_block import build_top_block
 
@@ -68,8 +67,8 @@ class DeepFuseFPN(Backbone):
         self.levels = tuple(shapes[f].stride.bit_length() - 1 for f in in_features)
 
         for level, feature in zip(self.levels, in_features, strict=True):
-            lateral = _conv(shapes[feature].channels, out_channels, 1, norm)
-            output = _conv(out_channels, out_channels, 3, norm)
+            lateral = same_size_conv(shapes[feature].channels, out_channels, 1, norm)
+            output = same_size_conv(out_channels, out_channels, 3, norm)
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
         # Nothing is fused into the coarsest level, so it has no DeepFuse.
@@ -135,19 +134,6 @@ class DeepFuseFPN(Backbone):
             source = self.top_block.in_feature
             outputs += self.top_block(features[source] if source in features else pyramid[source])
         return dict(zip(self._out_features, outputs, strict=True))
-
-
-def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        padding=kernel_size // 2,
-        bias=norm == "",
-        norm=get_norm(norm, out_channels),
-    )
-    weight_init.c2_xavier_fill(conv)
-    return conv
 
 
 def _check_features(in_features: list[str], shapes: dict[str, ShapeSpec]) -> None:
