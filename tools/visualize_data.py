@@ -20,6 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 import deepfuse_d2  # noqa: F401  registers the data sets
+from deepfuse_d2.data.masks import to_rle
 from deepfuse_d2.errors import DatasetError, UserError
 
 _SMALLEST_NAMED = (
@@ -66,9 +67,7 @@ def _mask(annotation: dict, height: int, width: int) -> np.ndarray:
     """(H, W) uint8 of an annotation, whatever form its segmentation has; its box if it has none."""
     shape = annotation.get("segmentation")
     if isinstance(shape, dict):
-        if isinstance(shape["counts"], list):
-            shape = pycocotools.mask.frPyObjects(shape, height, width)
-        return pycocotools.mask.decode(shape)
+        return pycocotools.mask.decode(to_rle(shape, height, width))
     mask = np.zeros((height, width), np.uint8)
     if shape:
         polygons = [np.asarray(p, float).reshape(-1, 2) for p in shape]

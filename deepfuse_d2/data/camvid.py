@@ -7,16 +7,14 @@ Brostow, Fauqueur, Cipolla: "Semantic object classes in video", Pattern Recognit
 split and class ids of SegNet (arXiv 1511.00561).
 """
 
-import logging
 import os
 from typing import Any
 
-from ..errors import DatasetError
+from .problems import explained
+from .published import check_split, warn_if_incomplete
 from .semantic import load_pairs, pair_by_stem
 
 __all__ = ["CAMVID_METADATA", "load_camvid"]
-
-logger = logging.getLogger(__name__)
 
 _CLASSES = {
     "Sky": [128, 128, 128],
@@ -41,6 +39,11 @@ CAMVID_METADATA = {
     "has_labels": True,
 }
 
+_REMEDY = (
+    "Prepare CamVid by `python datasets/prepare_camvid.py --source FOLDER_OR_ZIP`, or set "
+    "DETECTRON2_DATASETS to the folder that holds camvid/. See datasets/README.md."
+)
+
 _NUM_IMAGES = {"train": 367, "val": 101, "test": 233}
 
 
@@ -58,10 +61,9 @@ def load_camvid(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     Raises:
         DatasetError: a folder or file is missing or damaged; names it and says what to do.
     """
-    if split not in _NUM_IMAGES:
-        raise ValueError(f"split = {split!r} is unknown; choose one of {sorted(_NUM_IMAGES)}.")
+    check_split(split, _NUM_IMAGES)
     root = os.path.abspath(root)
-    try:
+    with explained(_REMEDY):
         records = load_pairs(
             pair_by_stem(os.path.join(root, split), os.path.join(root, split + "annot")),
             root=root,
@@ -69,17 +71,5 @@ def load_camvid(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
             num_classes=len(_CLASSES),
             ignore_label=_VOID,
         )
-    except DatasetError as error:
-        raise DatasetError(
-            f"{error} Prepare CamVid by `python datasets/prepare_camvid.py --source FOLDER_OR_ZIP`,"
-            " or set DETECTRON2_DATASETS to the folder that holds camvid/. See datasets/README.md."
-        ) from error
-    if len(records) != _NUM_IMAGES[split]:
-        logger.warning(
-            "%s has %d %s images; the whole data set has %d. Results cannot be compared.",
-            root,
-            len(records),
-            split,
-            _NUM_IMAGES[split],
-        )
+    warn_if_incomplete(root, split, len(records), _NUM_IMAGES)
     return records

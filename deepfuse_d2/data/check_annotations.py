@@ -9,6 +9,8 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
+from .masks import to_rle
+
 __all__ = ["Findings", "check_annotations"]
 
 
@@ -91,12 +93,11 @@ def _mask_area(segmentation: Any, size: tuple[int, int]) -> tuple[float, str]:
             if tuple(segmentation["size"]) != tuple(size):
                 given = tuple(segmentation["size"])
                 return 0, f"a mask of size {given} (height, width) in an image of {tuple(size)}"
-            if isinstance(segmentation["counts"], list):
-                segmentation = mask_util.frPyObjects(segmentation, *size)
+            rle = to_rle(segmentation, *size)
             # a damaged RLE has runs that do not end where the image does
-            if int(mask_util.decode(segmentation).sum()) != int(mask_util.area(segmentation)):
+            if int(mask_util.decode(rle).sum()) != int(mask_util.area(rle)):
                 return 0, "a damaged RLE mask"
-            return float(mask_util.area(segmentation)), ""
+            return float(mask_util.area(rle)), ""
         if not isinstance(segmentation, list) or not segmentation:
             return 0, f"a segmentation of type {type(segmentation).__name__} without content"
         for polygon in segmentation:
@@ -104,7 +105,6 @@ def _mask_area(segmentation: Any, size: tuple[int, int]) -> tuple[float, str]:
                 return 0, f"a polygon of {len(polygon)} numbers; expected x, y of 3 or more points"
             if not all(math.isfinite(x) for x in polygon):
                 return 0, "a polygon with coordinates that are no numbers"
-        whole = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
-        return float(mask_util.area(whole)), ""
+        return float(mask_util.area(to_rle(segmentation, *size))), ""
     except (KeyError, TypeError, ValueError, IndexError) as error:
         return 0, f"a mask that cannot be decoded ({error!r})"

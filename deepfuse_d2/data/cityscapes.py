@@ -11,10 +11,9 @@ This module reads and registers; it needs nothing of detectron2's own Cityscapes
 recent versions cannot import everywhere (facebookresearch/detectron2 issue 5436).
 """
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.structures import BoxMode
@@ -25,7 +24,7 @@ from .catalog import register_dataset
 from .cityscapes_labels import INSTANCES_VERSION, SEMANTIC_VERSION, parse_instances, parse_semantic
 from .cityscapes_layout import layout_folders, list_images, list_labelled_images
 from .label_images import image_size
-from .problems import report
+from .problems import explained, report
 
 __all__ = [
     "cityscapes_metadata",
@@ -70,7 +69,7 @@ def load_cityscapes_instances(
         DatasetError: a folder or file is missing or damaged; names it and ends with `remedy`.
     """
     root = os.path.abspath(root)
-    with _explained(remedy, root):
+    with explained(remedy.replace("{root}", root)):
         if not with_labels:
             return _images_only(root, split)
         frames = [
@@ -117,7 +116,7 @@ def load_cityscapes_semantic(
         DatasetError: a folder or file is missing or damaged; names it and ends with `remedy`.
     """
     root = os.path.abspath(root)
-    with _explained(remedy, root):
+    with explained(remedy.replace("{root}", root)):
         if not with_labels:
             return _images_only(root, split)
         labelled = list_labelled_images(root, split, ("labelTrainIds", "labelIds"))
@@ -245,15 +244,6 @@ def _annotation(entry: list, height: int, width: int) -> dict[str, Any]:
         "segmentation": {"size": [height, width], "counts": counts},
         "iscrowd": crowd,
     }
-
-
-@contextlib.contextmanager
-def _explained(remedy: str, root: str) -> Iterator[None]:
-    """Ends the message of a DatasetError with what to do."""
-    try:
-        yield
-    except DatasetError as error:
-        raise DatasetError(f"{error} {remedy.replace('{root}', root)}") from error
 
 
 def _images_only(root: str, split: str) -> list[dict[str, Any]]:

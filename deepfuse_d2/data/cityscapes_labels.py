@@ -12,7 +12,13 @@ from ..errors import DatasetError
 from .cache import Frame
 from .label_images import check_same_size, encode_regions, read_labels, save_labels
 
-__all__ = ["INSTANCES_VERSION", "SEMANTIC_VERSION", "parse_instances", "parse_semantic"]
+__all__ = [
+    "INSTANCES_VERSION",
+    "SEMANTIC_VERSION",
+    "instance_label_ids",
+    "parse_instances",
+    "parse_semantic",
+]
 
 # Raise these when the meaning of what the parsers return changes: it makes old caches void.
 INSTANCES_VERSION = 1
@@ -24,7 +30,7 @@ def parse_instances(frame: Frame) -> list:
     image, label_file = frame.sources
     ids = read_labels(label_file)
     check_same_size(image, label_file, ids.shape)
-    categories = _categories()
+    categories = {label: k for k, label in enumerate(instance_label_ids().values())}
     wanted = list(categories)
 
     regions = encode_regions(
@@ -54,12 +60,11 @@ def parse_semantic(frame: Frame) -> list:
 
 
 @functools.lru_cache(maxsize=1)
-def _categories() -> dict[int, int]:
-    """Returns label id -> contiguous category of the eight classes that are evaluated."""
+def instance_label_ids() -> dict[str, int]:
+    """Returns name -> label id of the eight instance classes that are evaluated, in their order."""
     from cityscapesscripts.helpers.labels import labels
 
-    evaluated = [label.id for label in labels if label.hasInstances and not label.ignoreInEval]
-    return {label_id: category for category, label_id in enumerate(evaluated)}
+    return {x.name: x.id for x in labels if x.hasInstances and not x.ignoreInEval}
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,6 +4,8 @@ import logging
 
 import pycocotools.mask as mask_util
 
+from .masks import to_rle
+
 __all__ = ["drop_small_instances", "instance_area"]
 
 
@@ -32,7 +34,5 @@ def drop_small_instances(records: list[dict], min_area: float) -> list[dict]:
 
 def instance_area(annotation: dict, record: dict) -> float:
     """Pixels of an annotation's mask, run-length encoded or polygons, in the original image."""
-    mask = annotation["segmentation"]
-    if isinstance(mask, list):
-        mask = mask_util.merge(mask_util.frPyObjects(mask, record["height"], record["width"]))
+    mask = to_rle(annotation["segmentation"], record["height"], record["width"])
     return float(mask_util.area(mask))

@@ -9,7 +9,6 @@ the rest, in each of the two name series (FudanPed, PennPed).
 Wang, Shi, Song, Shen: "Object Detection Combining Recognition and Segmentation", ACCV 2007.
 """
 
-import logging
 import os
 import re
 from typing import Any
@@ -19,17 +18,21 @@ from detectron2.structures import BoxMode
 from ..errors import DatasetError
 from .cache import Frame, parse_cached
 from .label_images import check_same_size, encode_regions, read_labels
-from .problems import report
+from .problems import explained, report
+from .published import check_split, warn_if_incomplete
 
 __all__ = ["PENNFUDAN_METADATA", "load_pennfudan"]
-
-logger = logging.getLogger(__name__)
 
 PENNFUDAN_METADATA = {
     "evaluator_type": "coco",
     "thing_classes": ["person"],
     "thing_colors": [[220, 20, 60]],
 }
+
+_REMEDY = (
+    "Prepare Penn-Fudan by `python datasets/prepare_pennfudan.py --source PennFudanPed.zip`, or "
+    "set DETECTRON2_DATASETS to the folder that holds PennFudanPed/. See datasets/README.md."
+)
 
 _NUM_IMAGES = {"train": 128, "val": 42}
 _IMAGE_NAME = re.compile(r"((?:FudanPed|PennPed)(\d+))\.(?:png|jpg|jpeg)", re.IGNORECASE)
@@ -52,28 +55,14 @@ def load_pennfudan(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     Raises:
         DatasetError: a folder or file is missing or damaged; names it and says what to do.
     """
-    if split not in _NUM_IMAGES:
-        raise ValueError(f"split = {split!r} is unknown; choose one of {sorted(_NUM_IMAGES)}.")
+    check_split(split, _NUM_IMAGES)
     root = os.path.abspath(root)
-    try:
+    with explained(_REMEDY):
         frames = _list_frames(root, split)
         parsed = parse_cached(
             frames, _parse, root=root, name=f"pennfudan_{split}", version=_VERSION
         )
-    except DatasetError as error:
-        raise DatasetError(
-            f"{error} Prepare Penn-Fudan by `python datasets/prepare_pennfudan.py --source "
-            f"PennFudanPed.zip`, or set DETECTRON2_DATASETS to the folder that holds "
-            f"PennFudanPed/. See datasets/README.md."
-        ) from error
-    if len(frames) != _NUM_IMAGES[split]:
-        logger.warning(
-            "%s has %d %s images; the whole data set has %d. Results cannot be compared.",
-            root,
-            len(frames),
-            split,
-            _NUM_IMAGES[split],
-        )
+    warn_if_incomplete(root, split, len(frames), _NUM_IMAGES)
     return [
         {
             "file_name": frame.sources[0],

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 from ..errors import DatasetError
 
-__all__ = ["collect_problems", "report"]
+__all__ = ["collect_problems", "explained", "report"]
 
 _collector: ContextVar[list[str] | None] = ContextVar("deepfuse_d2_data_problems", default=None)
 
@@ -43,3 +43,12 @@ def report(problems: Sequence[str]) -> None:
         others = len(problems) - 1
         more = f" So it is with {others} other file{'s' if others > 1 else ''}: " if others else ""
         raise DatasetError(problems[0] + more + ("tools/check_dataset.py lists them." * bool(more)))
+
+
+@contextlib.contextmanager
+def explained(remedy: str) -> Iterator[None]:
+    """Ends the message of a DatasetError with what to do."""
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(f"{error} {remedy}") from error

@@ -13,7 +13,6 @@ of `VOCdevkit/VOC2012/SegmentationClassAug/<stem>.png` where that folder exists,
 Everingham, Van Gool, Williams, Winn, Zisserman: "The PASCAL Visual Object Classes Challenge 2012".
 """
 
-import logging
 import os
 from typing import Any
 
@@ -21,12 +20,12 @@ import numpy as np
 
 from ..errors import DatasetError
 from .label_images import read_labels
+from .problems import explained
+from .published import check_split, warn_if_incomplete
 from .sbd import read_sbd
 from .semantic import Pair, load_images, load_pairs
 
 __all__ = ["VOC_CLASSES", "load_voc", "voc_metadata", "voc_palette"]
-
-logger = logging.getLogger(__name__)
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
@@ -35,7 +34,11 @@ VOC_CLASSES = (
 )  # fmt: skip
 _VOID = 255
 _NUM_IMAGES = {"train": 1464, "trainaug": 10582, "val": 1449, "test": 1456}
-_SPLITS = tuple(_NUM_IMAGES)
+_REMEDY = (
+    "Prepare VOC 2012 by `python datasets/prepare_voc.py --source VOCtrainval_11-May-2012.tar "
+    "benchmark.tgz`, or set DETECTRON2_DATASETS to the folder that holds VOCdevkit/. See "
+    "datasets/README.md."
+)
 
 
 def voc_palette() -> np.ndarray:
@@ -80,25 +83,11 @@ def load_voc(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     Raises:
         DatasetError: a folder or file is missing or damaged; names it and says what to do.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"split = {split!r} is unknown; choose one of {sorted(_SPLITS)}.")
+    check_split(split, _NUM_IMAGES)
     root = os.path.abspath(root)
-    try:
+    with explained(_REMEDY):
         records = _load(root, split)
-    except DatasetError as error:
-        raise DatasetError(
-            f"{error} Prepare VOC 2012 by `python datasets/prepare_voc.py --source "
-            "VOCtrainval_11-May-2012.tar benchmark.tgz`, or set DETECTRON2_DATASETS to the folder "
-            "that holds VOCdevkit/. See datasets/README.md."
-        ) from error
-    if len(records) != _NUM_IMAGES[split]:
-        logger.warning(
-            "%s has %d %s images; the whole data set has %d. Results cannot be compared.",
-            root,
-            len(records),
-            split,
-            _NUM_IMAGES[split],
-        )
+    warn_if_incomplete(root, split, len(records), _NUM_IMAGES)
     return records
 
 

@@ -17,6 +17,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 
+from ..data.cityscapes_labels import instance_label_ids
 from ..errors import ConfigError, DatasetError
 from . import instance_ap, notices
 from .distances import read_distances
@@ -77,7 +78,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
             )
         from cityscapesscripts.helpers.labels import labels  # its label table only
 
-        evaluated = {x.name: x.id for x in labels if x.hasInstances and not x.ignoreInEval}
+        evaluated = instance_label_ids()
         self._dataset_name = dataset_name
         self._output_dir = output_dir
         self._distributed = distributed

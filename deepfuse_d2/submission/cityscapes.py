@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.cityscapes_labels import instance_label_ids
 from ..data.label_images import image_size, read_labels
 from ..errors import ConfigError, DatasetError
 from ..evaluation.mask_crops import crops_of_instances
@@ -44,9 +45,7 @@ class CityscapesInstances:
     inside = ""
 
     def __init__(self, metadata: Any):
-        from cityscapesscripts.helpers.labels import labels
-
-        known = {x.name: x.id for x in labels if x.hasInstances and not x.ignoreInEval}
+        known = instance_label_ids()
         self._label_of_class = _ids(metadata, "thing_classes", known)
         self._ids = set(known.values())
 
