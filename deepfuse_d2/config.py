@@ -61,5 +61,6 @@ def add_deepfuse_config(cfg: CN) -> None:
     #   cityscapes_semantic     all but SPLIT "test"; False gives images only)
     #   label_images          IMAGES, LABELS (folders), CLASSES (names of ids 0, 1, ...);
     #                         IGNORE_LABEL (default 255), LABEL_SUFFIX (default ".png")
+    #   subset                OF (a registered data set), COUNT (images, spread evenly over it)
     # Relative paths start from the working directory. See datasets/README.md.
     cfg.DATASETS.EXTRA = []

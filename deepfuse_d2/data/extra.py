@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DatasetError
 from .catalog import register_dataset
 from .cityscapes import register_cityscapes_layout
 from .coco import load_coco
@@ -52,6 +52,9 @@ FORMATS = {
         {"IGNORE_LABEL": int, "LABEL_SUFFIX": str},
         ("IMAGES", "LABELS"),
     ),
+    # COUNT images of a registered data set, spread evenly over it, such as a part of the train
+    # split to evaluate on.
+    "subset": Format({"OF": str, "COUNT": int}, {}, ()),
 }
 
 
@@ -76,12 +79,21 @@ def register_extra(entries: Sequence[dict[str, Any]]) -> None:
         if name in names[:number]:
             raise ConfigError(f"DATASETS.EXTRA[{number}].NAME = {name!r} is used twice.")
     for number, (name, entry) in enumerate(zip(names, checked, strict=True)):
+        known = [*DatasetCatalog.list(), *names[:number]]
+        if "OF" in entry and entry["OF"] not in known:
+            near = difflib.get_close_matches(entry["OF"], known, n=5, cutoff=0.4)
+            raise ConfigError(
+                f"DATASETS.EXTRA[{number}] ({name}): OF = {entry['OF']!r} is not registered; name "
+                "a data set of datasets/README.md or an entry above this one."
+                + (f" Did you mean: {', '.join(near)}?" if near else "")
+            )
         if name in DatasetCatalog and not _mark(name):
             raise ConfigError(
                 f"DATASETS.EXTRA[{number}].NAME = {name!r} is the name of a data set that is "
                 "registered already; choose another."
             )
-        if _mark(name) != entry:
+        # a subset takes over the metadata of its source, which may have another content now
+        if _mark(name) != entry or entry["FORMAT"] == "subset":
             _register(entry)
 
 
@@ -120,6 +132,11 @@ def _checked(number: int, entry: Any) -> dict[str, Any]:
         raise ConfigError(f"{where}: NAME holds more than letters, digits, '_', '-' and '.'.")
     if "CLASSES" in entry:
         _check_classes(where, entry)
+    if entry["FORMAT"] == "subset" and (entry["COUNT"] < 1 or entry["OF"] == entry["NAME"]):
+        raise ConfigError(
+            f"{where}: COUNT = {entry['COUNT']}, OF = {entry['OF']!r}; expected 1 or more images "
+            "of a data set of another name."
+        )
     paths = {key: os.path.abspath(os.path.expanduser(entry[key])) for key in form.paths}
     return {**entry, **paths}
 
@@ -160,6 +177,9 @@ def _register(entry: dict[str, Any]) -> None:
             "has_labels": True,
         }
         register_dataset(name, functools.partial(_load_label_images, entry), metadata, replace=True)
+    elif entry["FORMAT"] == "subset":
+        load = functools.partial(_load_subset, entry)
+        register_dataset(name, load, _metadata_for_subset(entry["OF"]), replace=True)
     else:
         register_cityscapes_layout(
             name,
@@ -183,3 +203,22 @@ def _load_label_images(entry: dict[str, Any]) -> list[dict[str, Any]]:
         num_classes=len(entry["CLASSES"]),
         ignore_label=entry.get("IGNORE_LABEL", 255),
     )
+
+
+def _load_subset(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    name, source, count = entry["NAME"], entry["OF"], entry["COUNT"]
+    records = DatasetCatalog.get(source)
+    if len(records) < count:
+        raise DatasetError(
+            f'Data set "{name}" is COUNT = {count} images of "{source}", which has '
+            f"{len(records)}; ask for fewer."
+        )
+    # some loaders name the classes only now
+    MetadataCatalog.get(name).set(**_metadata_for_subset(source))
+    return [records[index * len(records) // count] for index in range(count)]
+
+
+def _metadata_for_subset(source: str) -> dict[str, Any]:
+    """Metadata of the source, but not its COCO file: an evaluator would miss what is left out."""
+    metadata = MetadataCatalog.get(source).as_dict()
+    return {key: metadata[key] for key in metadata if key not in ("name", "json_file", _MARK)}

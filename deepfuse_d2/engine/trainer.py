@@ -3,7 +3,7 @@
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from detectron2.config import CfgNode
@@ -17,6 +17,7 @@ from torch import nn
 
 from ..checkpoint import DeepFuseCheckpointer
 from ..data.filtering import drop_small_instances
+from ..evaluation.files import write_json
 from .evaluators import build_evaluator
 from .inference import for_evaluator
 from .mixed_precision import build_step_trainer
@@ -65,13 +66,27 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def train(self):
-        """Train to SOLVER.MAX_ITER.
+        """Train to SOLVER.MAX_ITER; then results.json in OUTPUT_DIR holds what came of it.
 
         Returns:
             Results of the last evaluation, a nested dict; None off the main process.
         """
         super().train()
-        return getattr(self, "_last_eval_results", None) if comm.is_main_process() else None
+        if not comm.is_main_process():
+            return None
+        results = getattr(self, "_last_eval_results", None)
+        self._write_results(results or {})
+        return results
+
+    def _write_results(self, results: dict) -> None:
+        names = self.cfg.DATASETS.TEST
+        report = {
+            "iterations": self.max_iter,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            # by data set, also where there is only one
+            "results": _plain({names[0]: results} if len(names) == 1 else results),
+        }
+        write_json(report, f"{self.cfg.OUTPUT_DIR}/results.json")
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -131,3 +146,8 @@ class Trainer(DefaultTrainer):
             one.freeze()
             results[name] = super().test(one, for_evaluator(model, evaluator), [evaluator])
         return results if len(results) != 1 else next(iter(results.values()))
+
+
+def _plain(results: Mapping) -> dict:
+    """Nested results with python's floats, which JSON knows."""
+    return {k: _plain(v) if isinstance(v, Mapping) else float(v) for k, v in results.items()}

@@ -54,6 +54,7 @@ LABELS = {
     "LABEL_SUFFIX": "_mask.png",
     "CLASSES": ["background", "cell"],
 }
+PART = {"NAME": "my_part", "FORMAT": "subset", "OF": "my_many", "COUNT": 3}
 
 
 def test_a_yaml_alone_registers_every_format(data):
@@ -108,6 +109,34 @@ def test_a_split_without_labels_gives_images_only(data):
     assert not MetadataCatalog.get("my_val").has_labels
 
 
+def test_a_subset_is_spread_evenly_over_its_source_and_has_its_metadata(data):
+    def numbered(count):
+        return [{"file_name": f"{i}.png"} for i in range(count)]
+
+    DatasetCatalog.register("my_many", lambda: numbered(8))
+    MetadataCatalog.get("my_many").set(
+        thing_classes=["cell"], evaluator_type="coco", json_file="all.json"
+    )
+    register_extra([PART])
+    names = [record["file_name"] for record in DatasetCatalog.get("my_part")]
+    assert names == ["0.png", "2.png", "5.png"]
+    metadata = MetadataCatalog.get("my_part")
+    assert metadata.thing_classes == ["cell"]
+    # of all eight images: the five left out would count as missed
+    assert not hasattr(metadata, "json_file")
+
+    register_extra([{**PART, "COUNT": 9}])
+    with pytest.raises(DatasetError, match='COUNT = 9 images of "my_many", which has 8'):
+        DatasetCatalog.get("my_part")
+
+
+def test_a_subset_of_an_entry_above_it_learns_its_classes_when_loaded(data):
+    register_extra([COCO, {**PART, "OF": "my_train", "COUNT": 1}])
+    for _ in range(2):
+        assert DatasetCatalog.get("my_part")[0]["annotations"][0]["category_id"] == 0
+        assert MetadataCatalog.get("my_part").thing_dataset_id_to_contiguous_id == {3: 0}
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -125,6 +154,12 @@ def test_a_split_without_labels_gives_images_only(data):
         ({**LABELS, "CLASSES": []}, r"CLASSES = \[\]; expected the names of ids 0, 1"),
         ({**LABELS, "CLASSES": ["a", "a"]}, "CLASSES holds a name twice"),
         ({**LABELS, "IGNORE_LABEL": 1}, r"IGNORE_LABEL = 1 is outside 2\.\.255"),
+        (
+            {**PART, "COUNT": 0},
+            r"\(my_part\): COUNT = 0, OF = 'my_many'; expected 1 or more images",
+        ),
+        ({**PART, "OF": "my_part"}, "expected 1 or more images of a data set of another name"),
+        ({**PART, "OF": "penfudan_val"}, r"is not registered; .* Did you mean: pennfudan_val"),
     ],
 )
 def test_a_wrong_entry_is_answered_by_one_message(data, entry, message):

@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+from deepfuse_d2.engine import Trainer, load_config
+
 QUICK = "configs/MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick.yaml"
 
 
@@ -43,6 +45,11 @@ def test_a_model_is_trained_evaluated_resumed_and_evaluated_alone(train_net, tmp
     )
     assert any(name.startswith("events.out.tfevents") for name in os.listdir(output))
     assert "segm/AP50" in metrics(output)[-1]
+    written = json.loads((output / "results.json").read_text())
+    assert written["iterations"] == 2
+    assert "AP50" in written["results"]["minicity_fine_instance_seg_val"]["segm"]
+    model = Trainer.build_model(load_config(str(output / "config.yaml")))
+    assert written["parameters"] == sum(p.numel() for p in model.parameters())
 
     # again, when it is done: evaluates, trains nothing
     weights = torch.load(output / "model_final.pth", weights_only=True)["model"]
