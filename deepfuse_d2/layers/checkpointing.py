@@ -1,0 +1,51 @@
+"""Activation checkpointing (arXiv 1604.06174): compute a stage twice rather than remember it."""
+
+import contextlib
+from collections.abc import Collection, Iterator
+
+from torch import Tensor, is_grad_enabled, nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["check_checkpoint_stages", "run_stage"]
+
+
+def run_stage(stage: nn.Module, *inputs: Tensor, checkpointed: bool) -> Tensor:
+    """``stage(*inputs)``; with `checkpointed`, what it remembers for backward is its input alone.
+
+    Outputs, gradients and running statistics are those of the plain call. Only training is
+    checkpointed: evaluation, tracing and export always take the plain call.
+    """
+    if not (checkpointed and stage.training and is_grad_enabled()):
+        return stage(*inputs)
+    return checkpoint(
+        stage,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: (contextlib.nullcontext(), _statistics_untouched(stage)),
+    )
+
+
+@contextlib.contextmanager
+def _statistics_untouched(stage: nn.Module) -> Iterator[None]:
+    """Keep batch norms from counting a batch again while its activations are computed again."""
+    norms = [m for m in stage.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.track_running_stats) for norm in norms]
+    for norm in norms:
+        # momentum for detectron2's own synchronised norm, which does not look at the flag
+        norm.momentum, norm.track_running_stats = 0.0, False
+    try:
+        yield
+    finally:
+        for norm, (momentum, track) in zip(norms, before, strict=True):
+            norm.momentum, norm.track_running_stats = momentum, track
+
+
+def check_checkpoint_stages(asked: Collection[str], known: Collection[str]) -> tuple[str, ...]:
+    """`asked` as a tuple; names of stages that are not in `known` are an error."""
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise ValueError(
+            f"checkpoint_stages (MODEL.BACKBONE.CHECKPOINT_STAGES) names {unknown}, which this "
+            f"backbone does not have; choose among {list(known)}."
+        )
+    return tuple(asked)
