@@ -32,7 +32,8 @@ def add_deepfuse_config(cfg: CN) -> None:
     cfg.MODEL.DEEPFUSE = CN()
     # How maps are merged: "sum", "weighted_sum", "gated", "concat".
     cfg.MODEL.DEEPFUSE.MERGE = "sum"
-    # What "deep" consists of: "residual" (two 3x3), "bottleneck" (1x1, 3x3, 1x1).
+    # What "deep" consists of: "residual" (two 3x3), "bottleneck" (1x1, 3x3, 1x1), "dense" (3x3s that
+    # see all earlier maps), "separable" (7x7 depthwise, 1x1s), "multi_scale" (Res2Net's split).
     cfg.MODEL.DEEPFUSE.UNIT = "bottleneck"
     # Units after each fusion; 0 is simple fusion, as in FPN.
     cfg.MODEL.DEEPFUSE.DEPTH = 1

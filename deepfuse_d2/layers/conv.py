@@ -16,6 +16,8 @@ def same_size_conv(
     out_channels: int,
     kernel_size: int,
     norm: str = "",
+    *,
+    groups: int = 1,
     init: Callable[[nn.Module], None] = weight_init.c2_xavier_fill,
 ) -> Conv2d:
     """Convolution of stride 1 that keeps height and width, with `norm`, or a bias where it is "".
@@ -23,6 +25,7 @@ def same_size_conv(
     Args:
         kernel_size: odd.
         norm: a name for :func:`get_norm`.
+        groups: as in torch's Conv2d; `in_channels` of them make a depthwise convolution.
         init: fills weight and bias.
     """
     conv = Conv2d(
@@ -30,6 +33,7 @@ def same_size_conv(
         out_channels,
         kernel_size=kernel_size,
         padding=kernel_size // 2,
+        groups=groups,
         bias=norm == "",
         norm=get_norm(norm, out_channels),
     )

@@ -24,7 +24,7 @@ from torchvision.ops import StochasticDepth
 
 from .conv import same_size_conv
 from .merge import MERGES
-from .units import Deepen
+from .deepen import Deepen
 
 __all__ = ["DeepFuse"]
 
@@ -36,7 +36,7 @@ class DeepFuse(nn.Module):
         in_channels: of the target, then of each source.
         out_channels: of the result.
         merge: "sum", "weighted_sum", "gated" or "concat".
-        unit: "residual" or "bottleneck".
+        unit: "residual", "bottleneck", "dense", "separable" or "multi_scale"; see units.py.
         depth: number of units; 0 is simple fusion.
         norm: normalisation inside the units and after the aligning convolutions; "" for none.
         align: put a 1x1 convolution on every input; without it, all must have `out_channels`.

@@ -26,12 +26,35 @@ def nearest(x, size):
     return x[:, :, rows][:, :, :, columns]
 
 
-def unit_reference(unit, x):
+def conv(layer, x, groups=1):
+    padding = layer.weight.shape[-1] // 2
+    return F.conv2d(x, layer.weight, layer.bias, padding=padding, groups=groups)
+
+
+def unit_reference(name, unit, x):
     """The transforms of the units from their weights, in plain functions."""
-    convs = [unit.conv1, unit.conv2] + ([unit.conv3] if hasattr(unit, "conv3") else [])
-    for conv in convs:
-        x = F.conv2d(x.clamp(min=0), conv.weight, conv.bias, padding=conv.weight.shape[-1] // 2)
-    return x
+    x = x.clamp(min=0)
+    if name == "residual":
+        return conv(unit.conv2, conv(unit.conv1, x).clamp(min=0))
+    if name == "bottleneck":
+        return conv(unit.conv3, conv(unit.conv2, conv(unit.conv1, x).clamp(min=0)).clamp(min=0))
+    if name == "dense":
+        maps = [x]
+        for layer in unit.convs:
+            maps.append(conv(layer, torch.cat(maps, 1)).clamp(min=0))
+        return conv(unit.fuse, torch.cat(maps, 1))
+    if name == "separable":
+        channels = [
+            F.conv2d(x[:, [c]], unit.depthwise.weight[[c]], unit.depthwise.bias[[c]], padding=3)
+            for c in range(x.shape[1])
+        ]
+        return conv(unit.pointwise2, conv(unit.pointwise1, torch.cat(channels, 1)).clamp(min=0))
+    assert name == "multi_scale"
+    x1, x2, x3, x4 = conv(unit.reduce, x).clamp(min=0).chunk(4, dim=1)
+    y2 = conv(unit.convs[0], x2).clamp(min=0)
+    y3 = conv(unit.convs[1], x3 + y2).clamp(min=0)
+    y4 = conv(unit.convs[2], x4 + y3).clamp(min=0)
+    return conv(unit.expand, torch.cat([x1, y2, y3, y4], 1))
 
 
 def merge_reference(name, merge, xs):
@@ -71,7 +94,7 @@ def test_equals_its_formula_in_float64(merge, unit, depth, skip):
     m = merge_reference(merge, fuse.merge, resampled)
     h = m
     for i, unit_module in enumerate(fuse.deepen.units):
-        h = unit_reference(unit_module, h) + (0 if i == 0 else h)
+        h = unit_reference(unit, unit_module, h) + (0 if i == 0 else h)
     start = m if skip == "merged" else target
     expected = m if depth == 0 and skip == "merged" else start + fuse.scale * h
 
