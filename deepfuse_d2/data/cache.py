@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DatasetError
+from ..files import written_whole
 from .problems import report
 
 __all__ = ["Frame", "cache_folder", "parse_cached"]
@@ -216,14 +216,12 @@ def _read(path: Path, version: int) -> dict:
 
 def _write(path: Path, version: int, entries: dict) -> None:
     content = {"format": _FORMAT, "version": version, "frames": entries}
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    text = json.dumps(content, separators=(",", ":"))
     try:
-        temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         logger.warning("Cache %s cannot be written (%s); the next start parses again", path, error)
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 @contextlib.contextmanager

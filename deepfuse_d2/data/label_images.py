@@ -7,16 +7,15 @@ no binary mask is ever made, and the cost does not grow with the number of insta
 
 import os
 import struct
-import uuid
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ..errors import DatasetError
+from ..files import written_whole
 
 __all__ = [
     "Region",
@@ -127,14 +126,8 @@ def read_labels(path: str | os.PathLike) -> np.ndarray:
 
 def save_labels(labels: np.ndarray, path: str | os.PathLike) -> None:
     """Writes (H, W) uint8 ids as a grey PNG; it appears under its name only when complete."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
+    with written_whole(path) as temporary:
         Image.fromarray(labels).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:

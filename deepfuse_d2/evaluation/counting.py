@@ -8,8 +8,6 @@ import numpy as np
 
 __all__ = ["SparseCounts", "add_up", "count_pairs", "sparse"]
 
-_STRIP = 1 << 19  # pixels: bounds the memory for keys to 4 MB
-
 
 class SparseCounts(NamedTuple):
     """The entries of an array of counts that are not 0: flat positions and counts."""
@@ -32,15 +30,20 @@ def count_pairs(
     Returns:
         (rows, columns) int64.
     """
-    offsets = row_of.astype(np.int64) * columns
-    result = np.zeros(rows * columns, dtype=np.int64)
-    height, width = first.shape
-    step = max(1, _STRIP // max(width, 1))
-    for top in range(0, height, step):
-        keys = offsets.take(first[top : top + step])
-        keys += second[top : top + step]
-        result += np.bincount(keys.ravel(), minlength=rows * columns)
-    return result.reshape(rows, columns)
+    first, second = first.ravel(), second.ravel()
+    if not first.size:
+        return np.zeros((rows, columns), dtype=np.int64)
+    # Both are constant over runs of pixels: count the runs, weighed by their length.
+    changes = np.empty(first.size, dtype=bool)
+    changes[0] = True
+    np.not_equal(first[1:], first[:-1], out=changes[1:])
+    changes[1:] |= second[1:] != second[:-1]
+    starts = np.flatnonzero(changes)
+    keys = row_of.take(first[starts]) * columns + second[starts]
+    lengths = np.diff(starts, append=first.size)
+    # float64 sums of integers are exact
+    counts = np.bincount(keys, weights=lengths, minlength=rows * columns)
+    return counts.astype(np.int64).reshape(rows, columns)
 
 
 def sparse(counts: np.ndarray) -> SparseCounts:

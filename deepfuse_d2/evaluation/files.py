@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..data.cityscapes_layout import IMAGE_SUFFIX
+from ..data.label_runs import read_labels_cached
 from ..errors import DatasetError
+from ..files import written_whole
 
 __all__ = ["frame_file", "read_label_image", "write_csv", "write_json"]
-
-_IMAGE_SUFFIX = "_leftImg8bit.png"
 
 
 def frame_file(image: str, kind: str, suffix: str) -> str | None:
@@ -30,9 +31,9 @@ def frame_file(image: str, kind: str, suffix: str) -> str | None:
     split_folder, city = os.path.split(folder)
     image_folder, split = os.path.split(split_folder)
     root, images = os.path.split(image_folder)
-    if images != "leftImg8bit" or not name.endswith(_IMAGE_SUFFIX):
+    if images != "leftImg8bit" or not name.endswith(IMAGE_SUFFIX):
         return None
-    return os.path.join(root, kind, split, city, f"{name.removesuffix(_IMAGE_SUFFIX)}_{suffix}")
+    return os.path.join(root, kind, split, city, f"{name.removesuffix(IMAGE_SUFFIX)}_{suffix}")
 
 
 def read_label_image(path: str, image: str) -> np.ndarray:
@@ -40,46 +41,31 @@ def read_label_image(path: str, image: str) -> np.ndarray:
 
     Raises: DatasetError: the file is missing, damaged or of another kind; names ``image`` too.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path) as png:
-            ids = np.asarray(png)
-    except FileNotFoundError:
+        return read_labels_cached(path)
+    except DatasetError as error:
         raise DatasetError(
-            f"Ground truth {path} of image {image} is not there; prepare the data set again or "
-            "check DETECTRON2_DATASETS."
-        ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DatasetError(
-            f"Ground truth {path} of image {image} cannot be read ({error}); copy or make it again."
+            f"Ground truth {path} of image {image} cannot be read: {error} Or prepare the data set "
+            "again, and check DETECTRON2_DATASETS."
         ) from error
-    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-        raise DatasetError(
-            f"Ground truth {path} of image {image} is {ids.dtype} of shape {ids.shape}; expected a "
-            "PNG of ids with one channel of 8 or 16 bits."
-        )
-    return ids
 
 
 def write_json(report: dict, path: str) -> None:
-    """Write nan as null (JSON has no nan), under a temporary name first: never half a file."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(_nan_to_none(report), file, indent=2, allow_nan=False)
-    os.replace(temporary, path)
+    """Write nan as null (JSON has no nan); never half a file."""
+    text = json.dumps(_nan_to_none(report), indent=2, allow_nan=False)
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_csv(header: Sequence[str], rows: Iterable[Sequence], path: str) -> None:
-    """Write a table, under a temporary name first: never half a file."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
+    """Write a table; never half a file."""
+    with (
+        written_whole(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 def _nan_to_none(value: object) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..files import written_whole
 from .instance_ap import Outcomes, average_precision, precision_recall
 from .instance_errors import KINDS
 
@@ -73,8 +73,6 @@ def _table(axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequenc
 
 def _save(figure: Figure, path: str) -> None:
     """Write at once or not at all; without pyplot, whose state and display are not needed."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     FigureCanvasAgg(figure)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    figure.savefig(temporary, format="png", dpi=110)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -342,7 +342,7 @@ def test_a_damaged_ground_truth_file_is_named(dataset):
     with pytest.raises(DatasetError, match=r"damaged.png"):
         _evaluate([{**dicts[1], "instance_file_name": str(damaged)}], [_output(frames[1])])
     Image.new("RGB", (128, 64)).save(damaged)
-    with pytest.raises(DatasetError, match=r"shape \(64, 128, 3\); expected a PNG of ids"):
+    with pytest.raises(DatasetError, match=r"shape \(64, 128, 3\); a label image has one"):
         _evaluate([{**dicts[0], "instance_file_name": str(damaged)}], [_output(frames[0])])
 
 
