@@ -156,7 +156,7 @@ def test_a_subset_of_an_entry_above_it_learns_its_classes_when_loaded(data):
         ({**LABELS, "IGNORE_LABEL": 1}, r"IGNORE_LABEL = 1 is outside 2\.\.255"),
         (
             {**PART, "COUNT": 0},
-            r"\(my_part\): COUNT = 0, OF = 'my_many'; expected 1 or more images",
+            r"\(my_part\): COUNT = 0, OF = .my_many.; expected 1 or more",
         ),
         ({**PART, "OF": "my_part"}, "expected 1 or more images of a data set of another name"),
         ({**PART, "OF": "penfudan_val"}, r"is not registered; .* Did you mean: pennfudan_val"),

@@ -1,0 +1,197 @@
+"""What an ablation found so far: cells.csv, table.md, plot.png."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..evaluation.files import write_csv
+from ..files import written_whole
+from .plan import Cell, Plan
+from .records import log_file, log_tail, metric_of, metrics_of, read_record
+from .statistics import estimate
+
+__all__ = ["Row", "summarise", "write_report"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting in one metric: figures by seed, of the seeds that are finished.
+
+    The gap is train minus val. Differences are those to the reference setting with the same seed,
+    for the seeds that both have; None for the reference itself.
+    """
+
+    setting: str
+    val: dict[int, float]
+    train: dict[int, float]
+    gap: dict[int, float]
+    difference: dict[int, float] | None
+    gap_difference: dict[int, float] | None
+    minutes: dict[int, float]
+    parameters: int | None
+
+
+def write_report(plan: Plan) -> dict[str, int]:
+    """Write cells.csv, table.md and plot.png into the folder of the plan.
+
+    Returns:
+        number of cells that are "finished", "failed", "begun" and "waiting".
+    """
+    from .plot import plot_rows
+
+    cells = plan.cells
+    records = [read_record(cell) for cell in cells]
+    _check_metrics(plan, cells, records)
+    states = [record.get("state", "waiting") for record in records]
+    counts = {state: states.count(state) for state in ("finished", "failed", "begun", "waiting")}
+    _write_cells(plan, cells, records, plan.output / "cells.csv")
+    tables = {metric: summarise(plan, cells, records, metric) for metric in plan.metrics}
+    text = _markdown(plan, cells, records, tables, counts)
+    with written_whole(plan.output / "table.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    plot_rows(tables, plan.output / "plot.png")
+    return counts
+
+
+def summarise(
+    plan: Plan, cells: Sequence[Cell], records: Sequence[dict[str, Any]], metric: str
+) -> list[Row]:
+    """A row for each setting, in the order of the plan."""
+    finished: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {x: {} for x in plan.settings}
+    for cell, record in zip(cells, records, strict=True):
+        if record.get("state") == "finished":
+            finished[cell.setting][cell.seed] = cell, record
+
+    def figures(setting: str, split: str) -> dict[int, float]:
+        of_seeds = {
+            seed: metric_of(record["results"], getattr(cell, split), metric)
+            for seed, (cell, record) in finished[setting].items()
+        }
+        return {seed: value for seed, value in of_seeds.items() if value is not None}
+
+    rows: list[Row] = []
+    for setting, of_seeds in finished.items():
+        val, train = figures(setting, "val"), figures(setting, "train")
+        gap = _minus(train, val)
+        rows.append(
+            Row(
+                setting=setting,
+                val=val,
+                train=train,
+                gap=gap,
+                difference=_minus(val, rows[0].val) if rows else None,
+                gap_difference=_minus(gap, rows[0].gap) if rows else None,
+                minutes={seed: record["seconds"] / 60 for seed, (_, record) in of_seeds.items()},
+                parameters=next((record["parameters"] for _, record in of_seeds.values()), None),
+            )
+        )
+    return rows
+
+
+def _minus(ours: dict[int, float], theirs: dict[int, float]) -> dict[int, float]:
+    return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
+
+
+def _check_metrics(plan: Plan, cells: Sequence[Cell], records: Sequence[dict[str, Any]]) -> None:
+    for cell, record in zip(cells, records, strict=True):
+        if record.get("state") == "finished":
+            there = metrics_of(record["results"], cell.val)
+            for metric in plan.metrics:
+                if metric not in there:
+                    raise ConfigError(
+                        f"METRIC {metric} is not among the results of {cell.name}; there are "
+                        f"{', '.join(there)}."
+                    )
+
+
+def _write_cells(
+    plan: Plan, cells: Sequence[Cell], records: Sequence[dict[str, Any]], path: Path
+) -> None:
+    header = ["setting", "seed", "state"]
+    for metric in plan.metrics:
+        header += [f"val {metric}", f"train {metric}", f"gap {metric}"]
+    rows = []
+    for cell, record in zip(cells, records, strict=True):
+        row = [cell.setting, cell.seed, record.get("state", "waiting")]
+        for metric in plan.metrics:
+            results = record.get("results", {})
+            val = metric_of(results, cell.val, metric)
+            train = metric_of(results, cell.train, metric)
+            gap = None if val is None or train is None else train - val
+            row += [val, train, gap]
+        seconds = record.get("seconds")
+        row += [seconds and round(seconds, 1), record.get("parameters")]
+        rows.append(["" if value is None else value for value in row])
+    write_csv([*header, "seconds", "parameters"], rows, str(path))
+
+
+def _markdown(
+    plan: Plan,
+    cells: Sequence[Cell],
+    records: Sequence[dict[str, Any]],
+    tables: dict[str, list[Row]],
+    counts: dict[str, int],
+) -> str:
+    seeds = ", ".join(map(str, plan.seeds))
+    lines = [
+        f"{plan.base}, {shlex.join(plan.overrides) or 'no overrides'}; seeds {seeds}.",
+        "Mean ± standard deviation over seeds. Differences are paired by seed, to "
+        f'"{plan.reference}", with their 95 % interval (Student t). The gap is train minus val.',
+        "",
+    ]
+    if counts["finished"] < len(cells):
+        others = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+        lines += [f"**Not complete**: {others} of {len(cells)} cells.", ""]
+    for metric, rows in tables.items():
+        lines += [_table(metric, rows), ""]
+    for cell, record in zip(cells, records, strict=True):
+        if record.get("state") == "failed":
+            lines += [
+                f"**{cell.name}** failed: {record['reason']}. Log: {log_file(cell)}",
+                "", "```", *log_tail(cell), "```", "",
+            ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _table(metric: str, rows: Sequence[Row]) -> str:
+    from tabulate import tabulate
+
+    # a gap that nobody asked for takes no columns
+    with_gap = any(row.gap for row in rows)
+    headers = ["setting", "seeds", f"val {metric}", "difference"]
+    if with_gap:
+        headers += [f"train {metric}", "gap", "difference of the gap"]
+    headers += ["parameters, M", "minutes"]
+    body = []
+    for row in rows:
+        line = [row.setting, len(row.val), _spread(row.val), _interval(row.difference)]
+        if with_gap:
+            line += [_spread(row.train), _spread(row.gap), _interval(row.gap_difference)]
+        millions = "" if row.parameters is None else f"{row.parameters / 1e6:.2f}"
+        minutes = f"{estimate(row.minutes.values()).mean:.1f}" if row.minutes else ""
+        body.append([*line, millions, minutes])
+    aligned = ["left"] + ["right"] * (len(headers) - 1)
+    return tabulate(body, headers, tablefmt="pipe", disable_numparse=True, colalign=aligned)
+
+
+def _spread(by_seed: dict[int, float]) -> str:
+    value = estimate(by_seed.values())
+    if not value.count:
+        return ""
+    return f"{value.mean:.2f}" + ("" if value.count == 1 else f" ± {value.deviation:.2f}")
+
+
+def _interval(by_seed: dict[int, float] | None) -> str:
+    if by_seed is None:
+        return "reference"
+    value = estimate(by_seed.values())
+    if not value.count:
+        return ""
+    if value.count == 1:
+        return f"{value.mean:+.2f} [one seed]"
+    return f"{value.mean:+.2f} [{value.low:+.2f}, {value.high:+.2f}]"
