@@ -30,19 +30,42 @@ def add_deepfuse_config(cfg: CN) -> None:
 
     # The DeepFuse operation, wherever it is used; deepfuse_d2/layers/fuse.py defines it.
     cfg.MODEL.DEEPFUSE = CN()
-    # How maps are merged: "sum", "weighted_sum", "gated", "concat".
+    # How maps are merged: "sum", "weighted_sum" (a learned weight an input), "gated" (a learned
+    # weight a position), "concat" (with a 1x1 convolution).
     cfg.MODEL.DEEPFUSE.MERGE = "sum"
-    # What "deep" consists of: "residual" (two 3x3), "bottleneck" (1x1, 3x3, 1x1), "dense" (3x3s that
-    # see all earlier maps), "separable" (7x7 depthwise, 1x1s), "multi_scale" (Res2Net's split).
+    # What "deep" consists of: "residual" (two 3x3), "bottleneck" (1x1, 3x3, 1x1), "dense" (3x3s
+    # that see all earlier maps), "separable" (7x7 depthwise, 1x1s), "multi_scale" (the chain of
+    # 3x3s over groups of Res2Net).
     cfg.MODEL.DEEPFUSE.UNIT = "bottleneck"
     # Units after each fusion; 0 is simple fusion, as in FPN.
     cfg.MODEL.DEEPFUSE.DEPTH = 1
-    # Normalisation inside the units; "" for none.
+    # Normalisation inside the units; "" for none. With DEPTH 0 it must be "".
     cfg.MODEL.DEEPFUSE.NORM = ""
+    # Normalisation of the convolutions that bring maps to one shape before they are merged, in
+    # backbones and heads; "" for none. In a neck these are the laterals: MODEL.NECK.NORM.
+    cfg.MODEL.DEEPFUSE.ALIGN_NORM = ""
+    # How coarser maps are enlarged: "nearest" (as in FPN), "bilinear".
+    cfg.MODEL.DEEPFUSE.UPSAMPLE = "nearest"
+    # How finer maps are reduced: "max_pool", "avg_pool", "conv" (3x3 of stride 2 for each halving).
+    cfg.MODEL.DEEPFUSE.DOWNSAMPLE = "max_pool"
     # Probability, in [0, 1), to drop the deep branch of a sample in training (stochastic depth).
     cfg.MODEL.DEEPFUSE.DROP_PATH = 0.0
-    # Start as simple fusion, so that weights of an FPN keep their function.
+    # Start as simple fusion, so that weights of an FPN or of a backbone keep their function.
     cfg.MODEL.DEEPFUSE.ZERO_INIT = True
+    # Which way DeepFuseFPN fuses: "top_down", "bottom_up" (after FPN's plain sums down),
+    # "bidirectional" (down, then up).
+    cfg.MODEL.DEEPFUSE.DIRECTION = "top_down"
+    # How often DeepFuseFPN goes through its direction, 1 or more.
+    cfg.MODEL.DEEPFUSE.REPEATS = 1
+    # Stages of "build_deepfuse_resnet_backbone" that other stages are fused into: any of "res2",
+    # "res3", "res4", "res5".
+    cfg.MODEL.DEEPFUSE.BACKBONE_STAGES = ["res3", "res4", "res5"]
+    # From where: "low_to_high" (detail of all earlier stages into the map the next stage gets; not
+    # into res2), "high_to_low" (meaning of all later stages into the map that is returned; not into
+    # the last), "both".
+    cfg.MODEL.DEEPFUSE.BACKBONE_DIRECTION = "low_to_high"
+    # A stage of C channels is fused on C / BACKBONE_REDUCTION channels; must divide.
+    cfg.MODEL.DEEPFUSE.BACKBONE_REDUCTION = 4
 
     # Stages of a backbone of ours whose activations are computed again in backward instead of being
     # kept: less memory, a third more time. Any of its stage names, e.g. ["res3", "res4"], or none.
@@ -95,6 +118,124 @@ def add_deepfuse_config(cfg: CN) -> None:
     # A new norm, of this name, and a ReLU on every feature. Advised for training, because the raw
     # features are unbounded sums; "" gives the raw ones, as the published network makes them.
     cfg.MODEL.FISHNET.OUT_NORM_ACT = ""
+
+    # Semantic segmentation with META_ARCHITECTURE FusionSemanticSegmentor: what is learned from each
+    # map of logits, as pairs of a name and a weight above 0. Names: "cross_entropy", "ohem" (hard
+    # pixels alone), "focal", "dice", "lovasz".
+    cfg.MODEL.SEM_SEG_HEAD.LOSSES = [["cross_entropy", 1.0]]
+    # Weight of a pixel by its class in "cross_entropy", "ohem" and "focal": NUM_CLASSES numbers, 0
+    # or more; [] weights all the same.
+    cfg.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS = []
+    # "ohem": a pixel is hard up to this probability of its true class, in (0, 1] ...
+    cfg.MODEL.SEM_SEG_HEAD.OHEM_PROBABILITY = 0.7
+    # ... or if it is among this fraction of all pixels with a label, in [0, 1].
+    cfg.MODEL.SEM_SEG_HEAD.OHEM_MIN_KEPT = 0.0625
+    # "focal": exponent of 1 - p, 0 or more; 0 is cross-entropy.
+    cfg.MODEL.SEM_SEG_HEAD.FOCAL_GAMMA = 2.0
+
+    # Inference of FusionSemanticSegmentor.
+    cfg.TEST.SEM_SEG = CN()
+    # "logits" (K, H, W), or "labels" (H, W): the best class; a label map needs far less memory.
+    cfg.TEST.SEM_SEG.OUTPUT = "logits"
+    # Height and width of a tile in pixels of the (scaled) image, rounded up to multiples of what
+    # the network can divide; [0, 0] takes images as a whole.
+    cfg.TEST.SEM_SEG.TILE = [0, 0]
+    # Pixels that neighbouring tiles share at least. A network that sees no further than a quarter
+    # of them around a pixel gives what it gives on the whole image.
+    cfg.TEST.SEM_SEG.TILE_OVERLAP = 128
+    # Tiles that go through the network at once.
+    cfg.TEST.SEM_SEG.TILE_BATCH = 1
+    # Factors by which an image is resized, after INPUT.MIN_SIZE_TEST; probabilities are averaged.
+    cfg.TEST.SEM_SEG.SCALES = [1.0]
+    # Add the mirrored image to each scale.
+    cfg.TEST.SEM_SEG.FLIP = False
+
+    # build_timm_backbone: any timm model with feature maps of stride 4 (or 8) to 32; needs the extra
+    # "timm". Images are brought from PIXEL_MEAN, PIXEL_STD and INPUT.FORMAT, whatever these are, to
+    # the statistics the model was trained with.
+    cfg.MODEL.TIMM = CN()
+    # One of timm.list_models(), with or without the tag of its weights ("resnet50.a1_in1k").
+    cfg.MODEL.TIMM.NAME = "resnet50"
+    # Start from weights that timm fetches, or has in its cache. Ignored with MODEL.WEIGHTS.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    # A file of weights under timm's names instead (.safetensors, .pth, .bin); nothing is fetched.
+    cfg.MODEL.TIMM.CHECKPOINT = ""
+    # Features to give: some of "res2" (stride 4) .. "res5" (stride 32); [] = all the model has.
+    cfg.MODEL.TIMM.OUT_FEATURES = []
+    # Batch norms of the model: "" (as they are), "FrozenBN", "SyncBN". Other norms stay.
+    cfg.MODEL.TIMM.NORM = ""
+    # Probability, in [0, 1), of stochastic depth; 0 leaves the model's own default.
+    cfg.MODEL.TIMM.DROP_PATH = 0.0
+    # More keyword arguments of timm.create_model, e.g. {strict_img_size: False} for swin.
+    cfg.MODEL.TIMM.ARGS = CN(new_allowed=True)
+
+    # RefineNetHead and the light-weight form of it
+    cfg.MODEL.REFINENET = CN()
+    # Which features meet in one block: "single", "2_cascaded", "4_cascaded" (one block a feature);
+    # "2_scale" (7 paths, the paper's figure) and "2_scale_paired" (8 paths, the authors' code) on
+    # build_two_scale_backbone, whose half_res3.. then stand in IN_FEATURES too.
+    cfg.MODEL.REFINENET.CASCADE = "4_cascaded"
+    # Channels of the coarsest path, then of the others.
+    cfg.MODEL.REFINENET.WIDTHS = [512, 256]
+    # 1x1 convolutions and no residual units: Light-Weight RefineNet, whose published widths are
+    # the same.
+    cfg.MODEL.REFINENET.LIGHT_WEIGHT = False
+    # Blocks of chained residual pooling, 0 or more: 2 in the text, 4 in all public weights.
+    cfg.MODEL.REFINENET.POOL_BLOCKS = 4
+    # "pool_conv" (the paper's figure) or "conv_pool" (the authors' later, "improved" order).
+    cfg.MODEL.REFINENET.POOL_ORDER = "pool_conv"
+    # What rectifies the input of a chain: "relu"; "relu6" in the light-weight net on MobileNet-v2.
+    cfg.MODEL.REFINENET.ACTIVATION = "relu"
+    # In the fusion of several paths, a convolution on the features' paths as well, not on the path
+    # from the block before alone. False in the light-weight net on MobileNet-v2.
+    cfg.MODEL.REFINENET.FUSE_CONV_ON_FEATURES = True
+    # Bilinear resizing maps corner to corner; True in all public weights.
+    cfg.MODEL.REFINENET.ALIGN_CORNERS = False
+    # Probability, in [0, 1), to drop values of features wider than 512 channels, and, where not
+    # light-weight, of the last map.
+    cfg.MODEL.REFINENET.DROPOUT = 0.5
+    # Start of the convolutions: "gaussian" (deviation 0.01, as in the authors' code, for the
+    # published widths) or "xavier" (for narrower ones, where 0.01 loses the signal).
+    cfg.MODEL.REFINENET.INIT = "gaussian"
+
+    # RefineNetHead and DeepFuseSemSegHead. How maps of one size are merged: "sum" or, in
+    # RefineNetHead, "deepfuse", the block that MODEL.DEEPFUSE describes.
+    cfg.MODEL.SEM_SEG_HEAD.FUSE = "sum"
+
+    # GCNHead, and the frame of ExFuseHead
+    cfg.MODEL.GCN = CN()
+    # Kernel of the global convolutions, odd, in positions: [15] for maps up to 512 / 32, [25] for
+    # Cityscapes' 800 / 32, [7] is cheap. One entry for all features, or one each from fine to
+    # coarse.
+    cfg.MODEL.GCN.KERNEL_SIZE = [15]
+    # "deconv" (learned, 4x4, starts as bilinear) or "bilinear".
+    cfg.MODEL.GCN.UPSAMPLING = "deconv"
+    # Stride of the scores, a power of two up to the finest feature's; 1 in the paper. 4 saves most
+    # of the cost; the scores are then resized bilinearly.
+    cfg.MODEL.GCN.OUTPUT_STRIDE = 1
+    # Boundary refinement also after the upsamplings below the finest feature, as in the paper.
+    cfg.MODEL.GCN.OUTPUT_REFINEMENT = True
+
+    # ExFuseHead: each switch alone, or together; all off, and DAP_SIZE 1, is GCNHead.
+    cfg.MODEL.EXFUSE = CN()
+    # SEB: multiply each feature by maps of all deeper ones.
+    cfg.MODEL.EXFUSE.SEMANTIC_EMBEDDING = True
+    # ECRE, first half: the first upsampling rearranges channels.
+    cfg.MODEL.EXFUSE.SUB_PIXEL = True
+    # ECRE, second half: the loss is also taken on what the first upsampling gives.
+    cfg.MODEL.EXFUSE.SUPERVISE_FIRST = True
+    # Weight of that loss, 0 or more; the paper does not tell.
+    cfg.MODEL.EXFUSE.SUPERVISION_WEIGHT = 0.4
+    # DAP: side of the neighbourhood that votes for a pixel, odd; 1 switches it off.
+    cfg.MODEL.EXFUSE.DAP_SIZE = 3
+    # Divide votes by the neighbours inside the image; False divides by all, as in the paper.
+    cfg.MODEL.EXFUSE.DAP_DIVIDE_BY_VALID = False
+    # Weight of an image-level loss in training: which classes are in the image, from each feature.
+    # 0 switches it off; no part of the paper.
+    cfg.MODEL.EXFUSE.MULTI_LABEL_WEIGHT = 0.0
+    # build_rearranged_resnet_backbone: blocks of res2, res3, res4, res5; [8, 8, 9, 8] is the
+    # paper's ResNeXt-101, otherwise [3, 4, 23, 3]. MODEL.RESNETS.DEPTH says which kind of block.
+    cfg.MODEL.EXFUSE.STAGE_BLOCKS = [8, 8, 9, 8]
 
     # Keep convolution maps and weights with channels innermost: faster on CPUs and tensor cores.
     cfg.MODEL.CHANNELS_LAST = False

@@ -1,6 +1,7 @@
 """Networks: backbones, necks, heads and meta-architectures, registered with detectron2."""
 
 from . import backbone  # noqa: F401  (registers the bottom-up networks)
+from .meta_arch import FusionSemanticSegmentor
 from .neck import NECK_REGISTRY, DeepFuseFPN, build_neck_backbone
 
-__all__ = ["NECK_REGISTRY", "DeepFuseFPN", "build_neck_backbone"]
+__all__ = ["NECK_REGISTRY", "DeepFuseFPN", "FusionSemanticSegmentor", "build_neck_backbone"]

@@ -1,0 +1,6 @@
+"""Meta-architectures: from images to losses or predictions."""
+
+from .dense_inference import DenseInference
+from .fusion_sem_seg import FusionSemanticSegmentor
+
+__all__ = ["DenseInference", "FusionSemanticSegmentor"]
