@@ -9,12 +9,9 @@ and no work that waits for the end.
 from __future__ import annotations
 
 import logging
-import os
-from collections import OrderedDict
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 
 from ..data.cityscapes_labels import instance_label_ids
@@ -22,18 +19,17 @@ from ..errors import ConfigError, DatasetError
 from . import instance_ap, notices
 from .distances import read_distances
 from .files import read_label_image
-from .gathering import gather_by_image
-from .ground_truth import GroundTruthFiles
 from .instance_matching import ImageMatches, match
 from .instance_report import write_report
 from .mask_crops import crops_of_instances
+from .per_image import PerImageEvaluator
 
 __all__ = ["CityscapesInstanceEvaluator"]
 
 logger = logging.getLogger(__name__)
 
 
-class CityscapesInstanceEvaluator(DatasetEvaluator):
+class CityscapesInstanceEvaluator(PerImageEvaluator):
     """Official Cityscapes AP and AP50, of all classes and of each, for the images that it is shown.
 
     ``process`` takes inputs with ``file_name`` (and ``instance_file_name``, the instance-id PNG;
@@ -54,6 +50,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
     result. An image without ground truth is left out, with a warning in the end.
     """
 
+    task = "segm"
     # Read by deepfuse_d2.engine.inference: masks need not be pasted into full images for it.
     accepts_unpasted_masks = True
 
@@ -78,86 +75,52 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
             )
         from cityscapesscripts.helpers.labels import labels  # its label table only
 
+        super().__init__(dataset_name, output_dir, distributed, "instance_file_name")
         evaluated = instance_label_ids()
-        self._dataset_name = dataset_name
-        self._output_dir = output_dir
-        self._distributed = distributed
         self._names = list(evaluated)
         self._labels = list(evaluated.values())
         self._void_labels = [x.id for x in labels if x.ignoreInEval]
         # Class index of the model -> label id; predictions of -1 are left out.
         self._label_of_class = np.array([evaluated.get(name, -1) for name in thing_classes])
-        self._gt_files = GroundTruthFiles(dataset_name, "instance_file_name")
         notices.warn_of_class_names(dataset_name, thing_classes, self._names)
-        self.reset()
 
-    def reset(self) -> None:
-        self._records: dict[str, ImageMatches] = {}
-        self._left_out: set[str] = set()
-        self._undefined_scores = 0
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Reduce each image to its match record.
-
-        Raises: ValueError: masks of another size than the ground truth, a class index that the
-            data set does not have. DatasetError: a ground-truth file is damaged.
-        """
-        for entry, output in zip(inputs, outputs, strict=True):
-            image = os.path.abspath(entry["file_name"])
-            if image in self._records:
-                continue
-            gt_file = self._gt_files.find(entry)
-            if gt_file is None:
-                self._left_out.add(image)
-                continue
-            gt_map = read_label_image(gt_file, image)
-            distances = read_distances(image)
-            if distances is not None and distances.shape != gt_map.shape:
-                raise DatasetError(
-                    f"The disparity of {image} has the size {distances.shape} (height, width), its "
-                    f"ground truth {gt_map.shape}; unpack disparity_trainvaltest.zip again."
-                )
-            instances = output.get("instances")
-            if instances is None:
-                instances = Instances(gt_map.shape, pred_masks_rle=[], scores=[], pred_classes=[])
-            crops = crops_of_instances(instances.to("cpu"), gt_map.shape, image)
-            labels = self._to_labels(_as_array(instances.pred_classes, np.int64), image)
-            scores = _as_array(instances.scores, np.float64)
-            undefined = np.isnan(scores)
-            self._undefined_scores += int(undefined.sum())
-            labels[undefined[: len(labels)].nonzero()] = -1
-            self._records[image] = match(
-                image,
-                gt_map,
-                crops,
-                labels,
-                scores,
-                labels=self._labels,
-                void_labels=self._void_labels,
-                distances=distances,
+    def _reduce(self, ground_truth: str, output: dict, image: str) -> ImageMatches:
+        gt_map = read_label_image(ground_truth, image)
+        distances = read_distances(image)
+        if distances is not None and distances.shape != gt_map.shape:
+            raise DatasetError(
+                f"The disparity of {image} has the size {distances.shape} (height, width), its "
+                f"ground truth {gt_map.shape}; unpack disparity_trainvaltest.zip again."
             )
+        instances = output.get("instances")
+        if instances is None:
+            instances = Instances(gt_map.shape, pred_masks_rle=[], scores=[], pred_classes=[])
+        crops = crops_of_instances(instances.to("cpu"), gt_map.shape, image)
+        labels = self._to_labels(_as_array(instances.pred_classes, np.int64), image)
+        scores = _as_array(instances.scores, np.float64)
+        undefined = np.isnan(scores)
+        self._undefined += int(undefined.sum())
+        labels[undefined[: len(labels)].nonzero()] = -1
+        return match(
+            image,
+            gt_map,
+            crops,
+            labels,
+            scores,
+            labels=self._labels,
+            void_labels=self._void_labels,
+            distances=distances,
+        )
 
-    def evaluate(self) -> dict:
-        """Gather, average, log a table and write the report.
-
-        Returns:
-            ``OrderedDict(segm={name: percent})`` on the main rank, ``{}`` elsewhere.
-        """
-        extra = (self._left_out, self._undefined_scores)
-        gathered = gather_by_image(self._records, extra, distributed=self._distributed)
-        if gathered is None:
-            return {}
-        records, extras = gathered
-        left_out = sorted(set().union(*(images for images, _ in extras)))
-
+    def _average(
+        self, records: list[ImageMatches], left_out: list[str], undefined: int
+    ) -> dict[str, float]:
         ap = instance_ap.accumulate(records, self._labels)
         at_50 = [instance_ap.outcomes(records, label, 0.5) for label in self._labels]
         results = instance_ap.average(ap, self._names)
         results |= self._in_scopes("AP", instance_ap.BY_SIZE, records)
         if any(record.has_distances for record in records):
             results |= self._in_scopes("AP", instance_ap.BY_DISTANCE, records)
-        notices.warn_of_left_out(self._dataset_name, left_out, len(records))
-        undefined = sum(count for _, count in extras)
         notices.warn_of_instances(self._dataset_name, records, at_50, undefined)
         logger.info(
             "Instance AP on %d images of %s:\n%s",
@@ -177,7 +140,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
                 at_50=at_50,
                 left_out=left_out,
             )
-        return OrderedDict(segm=results)
+        return results
 
     def _in_scopes(
         self, prefix: str, scopes: dict[str, instance_ap.Scope], records: list[ImageMatches]

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 
 from ..errors import ConfigError, DatasetError
 from . import notices
 from .cityscapes_iou import LABELS, ROWS, ImagePixels, label_table, reduce_image, row_table, scores
 from .counting import add_up, count_pairs
 from .files import frame_file, read_label_image, write_json
-from .gathering import gather_by_image
-from .ground_truth import GroundTruthFiles
 from .label_maps import NOTHING, label_map
+from .per_image import PerImageEvaluator
 
 __all__ = ["CityscapesSemSegEvaluator"]
 
@@ -26,7 +23,7 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "cityscapes_sem_seg_results.json"
 
 
-class CityscapesSemSegEvaluator(DatasetEvaluator):
+class CityscapesSemSegEvaluator(PerImageEvaluator):
     """Official IoU and iIoU by class and category, for the images that it is shown.
 
     ``process`` takes inputs with ``file_name`` and outputs ``{"sem_seg": logits (C, H, W) or label
@@ -40,6 +37,8 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
     the number of processes changes a bit. An image without ground truth is left out, with a
     warning.
     """
+
+    task = "sem_seg"
 
     def __init__(
         self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True
@@ -63,11 +62,8 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
             )
         ids = label_table().ids
         notices.warn_of_class_names(dataset_name, names, list(ids))
-        self._dataset_name = dataset_name
-        self._output_dir = output_dir
-        self._distributed = distributed
+        super().__init__(dataset_name, output_dir, distributed, "sem_seg_file_name")
         self._ignore_label = metadata.get("ignore_label", 255)
-        self._gt_files = GroundTruthFiles(dataset_name, "sem_seg_file_name")
         self._names = names
         # Unknown classes, and "nothing" in the last column, are predictions of "unlabeled".
         self._label_of_column = np.array([ids.get(name, 0) for name in names] + [0])
@@ -75,62 +71,40 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
         self._row_of_class = np.full(1 << 16, ROWS - 1)
         self._row_of_class[: len(names)] = self._label_of_column[:-1]
         self._row_of_class[self._ignore_label] = 0
-        self.reset()
 
-    def reset(self) -> None:
-        self._records: dict[str, ImagePixels] = {}
-        self._left_out: set[str] = set()
-        self._without_instances: set[str] = set()
-        self._undefined = 0
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Reduce each image to its counts.
-
-        Raises: ValueError: a prediction that does not fit. DatasetError: damaged ground truth.
-        """
+    def _reduce(
+        self, ground_truth: tuple[str, np.ndarray], output: dict, image: str
+    ) -> tuple[str, ImagePixels, bool]:
+        """Return the image, its counts, and whether it has instances."""
+        gt_file, row_of_value = ground_truth
+        truth = read_label_image(gt_file, image)
         columns = len(self._names) + 1
-        for entry, output in zip(inputs, outputs, strict=True):
-            image = os.path.abspath(entry["file_name"])
-            if image in self._records:
-                continue
-            gt_file, row_of_value = self._ground_truth(entry, image)
-            if gt_file is None:
-                self._left_out.add(image)
-                continue
-            truth = read_label_image(gt_file, image)
-            predicted, undefined = label_map(
-                output["sem_seg"],
-                classes=columns - 1,
-                ignore_label=self._ignore_label,
-                shape=truth.shape,
-                image=image,
+        predicted, undefined = label_map(
+            output["sem_seg"],
+            classes=columns - 1,
+            ignore_label=self._ignore_label,
+            shape=truth.shape,
+            image=image,
+        )
+        self._undefined += undefined
+        counts = count_pairs(truth, predicted, row_of_value, ROWS, columns)
+        if counts[-1].any():
+            unknown = truth[row_of_value.take(truth) == ROWS - 1]
+            raise DatasetError(
+                f"Ground truth {gt_file} of image {image} holds the value {unknown[0]}, which "
+                "is neither a label of Cityscapes nor an instance of one; prepare it again."
             )
-            self._undefined += undefined
-            counts = count_pairs(truth, predicted, row_of_value, ROWS, columns)
-            if counts[-1].any():
-                unknown = truth[row_of_value.take(truth) == ROWS - 1]
-                raise DatasetError(
-                    f"Ground truth {gt_file} of image {image} holds the value {unknown[0]}, which "
-                    "is neither a label of Cityscapes nor an instance of one; prepare it again."
-                )
-            self._records[image] = reduce_image(counts, self._label_of_column)
+        pixels = reduce_image(counts, self._label_of_column)
+        return image, pixels, row_of_value is self._row_of_id
 
-    def evaluate(self) -> dict:
-        """Gather, average, log a table and write the JSON.
-
-        Returns:
-            ``OrderedDict(sem_seg={name: percent})`` on the main rank, ``{}`` elsewhere.
-        """
-        extra = (self._left_out, self._without_instances, self._undefined)
-        gathered = gather_by_image(self._records, extra, distributed=self._distributed)
-        if gathered is None:
-            return {}
-        records, extras = gathered
-        left_out = sorted(set().union(*(x[0] for x in extras)))
-        without_instances = sorted(set().union(*(x[1] for x in extras)))
+    def _average(
+        self, records: list[tuple[str, ImagePixels, bool]], left_out: list[str], undefined: int
+    ) -> dict[str, float]:
+        images = [pixels for _, pixels, _ in records]
+        without_instances = [image for image, _, has_instances in records if not has_instances]
         columns = len(self._names) + 1
-        pairs = add_up([x.pairs for x in records], (LABELS, columns))
-        results = scores(pairs, records, self._label_of_column)
+        pairs = add_up([x.pairs for x in images], (LABELS, columns))
+        results = scores(pairs, images, self._label_of_column)
         if without_instances:
             results |= {key: float("nan") for key in results if key.startswith("iIoU")}
             logger.warning(
@@ -141,8 +115,6 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
                 without_instances[0],
             )
         evaluated = list(label_table().ids.values())
-        notices.warn_of_left_out(self._dataset_name, left_out, len(records))
-        undefined = sum(x[2] for x in extras)
         names = self._names
         notices.warn_of_pixels(self._dataset_name, len(records), pairs[evaluated], names, undefined)
         logger.info(
@@ -164,24 +136,23 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
                 },
             }
             write_json(report, os.path.join(self._output_dir, RESULTS_FILE))
-        return OrderedDict(sem_seg=results)
+        return results
 
-    def _ground_truth(self, entry: dict, image: str) -> tuple[str | None, np.ndarray]:
+    def _find_ground_truth(self, entry: dict, image: str) -> tuple[str, np.ndarray] | None:
         """Return the label image of a frame, and the row that each of its values is counted in."""
-        candidates = [
+        instances = [
             entry.get("instance_file_name"),
             frame_file(image, "gtFine", "gtFine_instanceIds.png"),
         ]
-        for path in candidates:
-            if path and os.path.isfile(path):
-                return path, self._row_of_id
-        path = self._gt_files.find(entry)
-        if path:
-            beside = path.replace("_labelTrainIds.png", "_instanceIds.png")
-            if beside != path and os.path.isfile(beside):
-                return beside, self._row_of_id
-            self._without_instances.add(image)
-        return path, self._row_of_class
+        if not any(path and os.path.isfile(path) for path in instances):
+            labels = self._gt_files.find(entry)
+            if labels is None:
+                return None
+            beside = labels.replace("_labelTrainIds.png", "_instanceIds.png")
+            if beside == labels or not os.path.isfile(beside):
+                return labels, self._row_of_class
+            instances = [beside]
+        return next(path for path in instances if path and os.path.isfile(path)), self._row_of_id
 
 
 def _table(results: dict[str, float]) -> str:

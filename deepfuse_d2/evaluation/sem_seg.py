@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 
 from ..errors import ConfigError, DatasetError
 from . import notices
 from .boundary import boundary, boundary_width
 from .counting import SparseCounts, add_up, count_pairs, sparse
 from .files import read_label_image, write_json
-from .gathering import gather_by_image
-from .ground_truth import GroundTruthFiles
 from .instance_ap import mean_defined
 from .label_maps import NOTHING, label_map
+from .per_image import PerImageEvaluator
 
 __all__ = ["SemSegEvaluator", "semantic_scores"]
 
@@ -38,7 +35,7 @@ class _Counts:
     boundaries: SparseCounts
 
 
-class SemSegEvaluator(DatasetEvaluator):
+class SemSegEvaluator(PerImageEvaluator):
     """IoU, accuracy and boundary IoU of a data set with ``sem_seg_file_name`` and stuff_classes.
 
     ``process`` takes inputs with ``file_name`` (and ``sem_seg_file_name``, looked up in the data
@@ -49,6 +46,8 @@ class SemSegEvaluator(DatasetEvaluator):
     the main rank. An image that comes twice counts once; neither the order of images nor the number
     of processes changes a bit. An image without ground truth is left out, with a warning.
     """
+
+    task = "sem_seg"
 
     def __init__(
         self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True
@@ -70,76 +69,43 @@ class SemSegEvaluator(DatasetEvaluator):
                 f'Data set "{dataset_name}" has no stuff_classes in its metadata; register it '
                 "first, with the names of its classes in the order of their ids."
             )
-        self._dataset_name = dataset_name
-        self._output_dir = output_dir
-        self._distributed = distributed
+        super().__init__(dataset_name, output_dir, distributed, "sem_seg_file_name")
         self._ignore_label = metadata.get("ignore_label", 255)
-        self._gt_files = GroundTruthFiles(dataset_name, "sem_seg_file_name")
         count = len(self._names)
         # Rows of the counts: classes, ignored, values that should not be there.
         self._row_of_value = np.full(_VALUES, count + 1)
         self._row_of_value[:count] = np.arange(count)
         self._row_of_value[self._ignore_label] = count
-        self.reset()
 
-    def reset(self) -> None:
-        self._records: dict[str, _Counts] = {}
-        self._left_out: set[str] = set()
-        self._undefined = 0
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Reduce each image to its counts.
-
-        Raises: ValueError: a prediction that does not fit. DatasetError: damaged ground truth.
-        """
+    def _reduce(self, ground_truth: str, output: dict, image: str) -> _Counts:
         count = len(self._names)
-        for entry, output in zip(inputs, outputs, strict=True):
-            image = os.path.abspath(entry["file_name"])
-            if image in self._records:
-                continue
-            gt_file = self._gt_files.find(entry)
-            if gt_file is None:
-                self._left_out.add(image)
-                continue
-            truth = read_label_image(gt_file, image)
-            predicted, undefined = label_map(
-                output["sem_seg"],
-                classes=count,
-                ignore_label=self._ignore_label,
-                shape=truth.shape,
-                image=image,
+        truth = read_label_image(ground_truth, image)
+        predicted, undefined = label_map(
+            output["sem_seg"],
+            classes=count,
+            ignore_label=self._ignore_label,
+            shape=truth.shape,
+            image=image,
+        )
+        self._undefined += undefined
+        pairs = count_pairs(truth, predicted, self._row_of_value, count + 2, count + 1)
+        if pairs[-1].any():
+            unknown = self._row_of_value.take(truth) == count + 1
+            raise DatasetError(
+                f"Ground truth {ground_truth} of image {image} holds the value "
+                f"{truth[unknown][0]}; "
+                f'data set "{self._dataset_name}" has the classes 0 .. {count - 1} and '
+                f"{self._ignore_label} to ignore. Prepare it again, or set ignore_label."
             )
-            self._undefined += undefined
-            pairs = count_pairs(truth, predicted, self._row_of_value, count + 2, count + 1)
-            if pairs[-1].any():
-                unknown = self._row_of_value.take(truth) == count + 1
-                raise DatasetError(
-                    f"Ground truth {gt_file} of image {image} holds the value {truth[unknown][0]}; "
-                    f'data set "{self._dataset_name}" has the classes 0 .. {count - 1} and '
-                    f"{self._ignore_label} to ignore. Prepare it again, or set ignore_label."
-                )
-            self._records[image] = _Counts(
-                sparse(pairs[:-2]), sparse(self._boundary_pairs(truth, predicted))
-            )
+        return _Counts(sparse(pairs[:-2]), sparse(self._boundary_pairs(truth, predicted)))
 
-    def evaluate(self) -> dict:
-        """Gather, average, log a table and write the JSON.
-
-        Returns:
-            ``OrderedDict(sem_seg={name: percent})`` on the main rank, ``{}`` elsewhere.
-        """
-        extra = (self._left_out, self._undefined)
-        gathered = gather_by_image(self._records, extra, distributed=self._distributed)
-        if gathered is None:
-            return {}
-        records, extras = gathered
-        left_out = sorted(set().union(*(images for images, _ in extras)))
+    def _average(
+        self, records: list[_Counts], left_out: list[str], undefined: int
+    ) -> dict[str, float]:
         count = len(self._names)
         pairs = add_up([x.pairs for x in records], (count, count + 1))
         boundaries = add_up([x.boundaries for x in records], (count + 1, count + 1))
         results = semantic_scores(pairs, boundaries, self._names)
-        notices.warn_of_left_out(self._dataset_name, left_out, len(records))
-        undefined = sum(pixels for _, pixels in extras)
         notices.warn_of_pixels(self._dataset_name, len(records), pairs, self._names, undefined)
         logger.info(
             "Semantic segmentation of %d images of %s:\n%s",
@@ -157,7 +123,7 @@ class SemSegEvaluator(DatasetEvaluator):
                 "confusion": {"columns": [*self._names, NOTHING], "pixels": pairs.tolist()},
             }
             write_json(report, os.path.join(self._output_dir, RESULTS_FILE))
-        return OrderedDict(sem_seg=results)
+        return results
 
     def _boundary_pairs(self, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Count pairs of classes on boundaries; the last row and column stand for elsewhere."""
