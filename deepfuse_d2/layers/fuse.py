@@ -5,12 +5,15 @@ holds that a simple fusion of low-level and high-level features is not enough, a
 formulas. The definition here is therefore ours. For a target x_t and sources {x_s}:
 
     z_s = resample(align_s(x_s), to the size of x_t)      align: 1x1 convolution (+ norm)
+                                                          resample: see resample.py
     m   = merge(align_t(x_t), {z_s})                      see merge.py
-    y   = skip + scale * deepen(m)                        see units.py
+    y   = skip + scale * deepen(m)                        see deepen.py, units.py
 
 with skip = m in a neck (fuse, then go deep) and skip = x_t inside a backbone (insertion). `scale`
 is per channel (LayerScale, arXiv 2103.17239) and starts at 0 with `zero_init`. Stochastic depth
-(arXiv 1603.09382) on the deepen branch works against overfitting.
+(arXiv 1603.09382) on the deepen branch works against overfitting. An insertion into wide maps may
+merge and deepen on fewer channels, `width`; then deepen(m) is rectified and projected back by a
+1x1 convolution before it is scaled.
 
 Simple fusion, as in FPN (arXiv 1612.03144), is the member ``merge="sum", depth=0``.
 """
@@ -18,15 +21,15 @@ Simple fusion, as in FPN (arXiv 1612.03144), is the member ``merge="sum", depth=
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import StochasticDepth
 
 from .conv import same_size_conv
-from .merge import MERGES
 from .deepen import Deepen
+from .merge import MERGES
+from .resample import DOWNSAMPLES, UPSAMPLES, Resample, resample
 
-__all__ = ["DeepFuse"]
+__all__ = ["DeepFuse", "resample"]
 
 
 class DeepFuse(nn.Module):
@@ -35,13 +38,21 @@ class DeepFuse(nn.Module):
     Args:
         in_channels: of the target, then of each source.
         out_channels: of the result.
-        merge: "sum", "weighted_sum", "gated" or "concat".
+        strides: of the target, then of each source, in pixels of the image: sources finer than the
+            target are brought down by `downsample`. None: none is finer.
+        merge: "sum", "weighted_sum", "gated" or "concat"; see merge.py.
         unit: "residual", "bottleneck", "dense", "separable" or "multi_scale"; see units.py.
         depth: number of units; 0 is simple fusion.
-        norm: normalisation inside the units and after the aligning convolutions; "" for none.
-        align: put a 1x1 convolution on every input; without it, all must have `out_channels`.
+        norm: normalisation inside the units; "" for none.
+        align: put a 1x1 convolution on every input; without it, all must have `width` channels.
+        align_norm: normalisation of what brings inputs and result to shape: the 1x1 convolutions of
+            `align` and `width`, and strided ones; "" for none.
+        upsample: of coarser sources, "nearest" or "bilinear".
+        downsample: of finer sources, "max_pool", "avg_pool" or "conv" (3x3 of stride 2).
         skip: "merged" (y starts from m, for necks) or "target" (y starts from x_t, for insertion
             into a backbone; then the target must have `out_channels`).
+        width: channels of the merged map and of the units; None for `out_channels`. Another width
+            needs ``skip="target"``.
         drop_path: probability to drop the deepen branch of a sample in training, in [0, 1).
         zero_init: start as plain fusion (skip "merged") or as the identity (skip "target").
 
@@ -56,46 +67,64 @@ class DeepFuse(nn.Module):
         in_channels: Sequence[int],
         out_channels: int,
         *,
+        strides: Sequence[int] | None = None,
         merge: str = "sum",
         unit: str = "residual",
         depth: int = 1,
         norm: str = "",
         align: bool = False,
+        align_norm: str = "",
+        upsample: str = "nearest",
+        downsample: str = "max_pool",
         skip: str = "merged",
+        width: int | None = None,
         drop_path: float = 0.0,
         zero_init: bool = True,
     ):
         super().__init__()
-        if merge not in MERGES:
+        width = out_channels if width is None else width
+        strides = [1] * len(in_channels) if strides is None else list(strides)
+        _check_name("merge", merge, MERGES)
+        _check_name("upsample", upsample, UPSAMPLES)
+        _check_name("downsample", downsample, DOWNSAMPLES)
+        _check_name("skip", skip, ("merged", "target"))
+        _check_shapes(in_channels, out_channels, width, strides, align, skip)
+        # Simple fusion has no deep branch: without parameters, it loads any FPN's weights.
+        has_branch = depth > 0 or skip == "target"
+        _check_drop_path(drop_path, has_branch)
+        strided = downsample == "conv" and min(strides) < strides[0]
+        if align_norm and not (align or strided):
             raise ValueError(
-                f'The DeepFuse merge "{merge}" is unknown; choose one of {list(MERGES)}.'
+                f'The DeepFuse align_norm "{align_norm}" has nothing to normalise: there is no '
+                'aligning and no strided convolution. Set align_norm to "", or align to True.'
             )
-        if skip not in ("merged", "target"):
-            raise ValueError(f'The DeepFuse skip "{skip}" is unknown; choose "merged" or "target".')
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"DeepFuse drop_path is {drop_path}; it must be in [0, 1).")
-        if not align and any(c != out_channels for c in in_channels):
-            raise ValueError(
-                f"Inputs with {list(in_channels)} channels cannot be fused to {out_channels} "
-                "without alignment; pass align=True."
-            )
-        if skip == "target" and in_channels[0] != out_channels:
-            raise ValueError(
-                f"skip='target' adds to the target, so its {in_channels[0]} channels must equal "
-                f"out_channels, which are {out_channels}."
-            )
+
         self.skip = skip
         self.align = nn.ModuleList(
-            same_size_conv(channels, out_channels, 1, norm) if align else nn.Identity()
+            same_size_conv(channels, width, 1, align_norm) if align else nn.Identity()
             for channels in in_channels
         )
-        self.merge = MERGES[merge](out_channels, len(in_channels), zero_init)
-        self.deepen = Deepen(out_channels, unit=unit, depth=depth, norm=norm)
-        # Simple fusion has nothing to scale: without parameters, it loads any FPN's weights.
-        self.has_branch = depth > 0 or skip == "target"
-        if self.has_branch:
-            self.scale = nn.Parameter(torch.full((out_channels, 1, 1), 0.0 if zero_init else 1.0))
-            self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.resample = nn.ModuleList(
+            Resample(
+                width,
+                stride,
+                strides[0],
+                upsample=upsample,
+                downsample=downsample,
+                norm=align_norm,
+            )
+            for stride in strides[1:]
+        )
+        self.merge = MERGES[merge](width, len(in_channels), zero_init)
+        self.deepen = Deepen(width, unit=unit, depth=depth, norm=norm)
+        self.project: nn.Module = nn.Identity()
+        if width != out_channels:
+            self.project = nn.Sequential(
+                nn.ReLU(), same_size_conv(width, out_channels, 1, align_norm)
+            )
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+        start = torch.full((out_channels, 1, 1), 0.0 if zero_init else 1.0)
+        self.register_parameter("scale", nn.Parameter(start) if has_branch else None)
 
     def forward(self, target: torch.Tensor, sources: list[torch.Tensor]) -> torch.Tensor:
         """Fuse `sources` into `target`.
@@ -107,20 +136,72 @@ class DeepFuse(nn.Module):
         Returns:
             (N, out_channels, H, W)
         """
-        aligned = [align(x) for align, x in zip(self.align, [target, *sources], strict=True)]
-        size = target.shape[-2:]
-        merged = self.merge([aligned[0]] + [resample(x, size) for x in aligned[1:]])
-        if not self.has_branch:
+        if len(sources) != len(self.resample):
+            raise ValueError(
+                f"This DeepFuse takes {len(self.resample)} source maps; {len(sources)} were given."
+            )
+        size = (target.shape[2], target.shape[3])
+        maps = [align(target if i == 0 else sources[i - 1]) for i, align in enumerate(self.align)]
+        for i, bring in enumerate(self.resample):
+            maps[i + 1] = bring(maps[i + 1], size)
+        merged = self.merge(maps)
+        if self.scale is None:
             return merged
+        deep = self.project(self.deepen(merged))
         start = merged if self.skip == "merged" else target
-        return start + self.drop_path(self.scale * self.deepen(merged))
+        # in the type of the maps, which autocast makes narrower than that of the parameters
+        return start + self.drop_path(self.scale.to(deep.dtype) * deep)
 
 
-def resample(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(N, C, H_s, W_s) -> (N, C, *size), by the nearest neighbour.
+def _check_name(argument: str, value: str, known) -> None:
+    if value not in known:
+        raise ValueError(
+            f'The DeepFuse {argument} "{value}" is unknown; choose one of {list(known)}.'
+        )
 
-    For an exact factor of two this is FPN's upsampling; odd sizes work as well.
-    """
-    if x.shape[-2:] == size:
-        return x
-    return F.interpolate(x, size=size, mode="nearest")
+
+def _check_drop_path(drop_path: float, has_branch: bool) -> None:
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"DeepFuse drop_path is {drop_path}; it must be in [0, 1).")
+    if drop_path and not has_branch:
+        raise ValueError(
+            f"DeepFuse drop_path is {drop_path} (MODEL.DEEPFUSE.DROP_PATH), but simple fusion has "
+            "no deep branch to drop; set drop_path to 0, or depth to 1 or more."
+        )
+
+
+def _check_shapes(
+    in_channels: Sequence[int],
+    out_channels: int,
+    width: int,
+    strides: Sequence[int],
+    align: bool,
+    skip: str,
+) -> None:
+    if len(in_channels) < 2:
+        raise ValueError(
+            f"DeepFuse got in_channels {list(in_channels)}: a target alone has nothing to be fused "
+            "with. Name the channels of the target and of at least one source."
+        )
+    if len(strides) != len(in_channels):
+        raise ValueError(
+            f"DeepFuse got {len(strides)} strides for {len(in_channels)} maps; give the stride of "
+            "the target and of each source."
+        )
+    if width < 1:
+        raise ValueError(f"The DeepFuse width is {width}; it must be 1 or more channels.")
+    if not align and any(c != width for c in in_channels):
+        raise ValueError(
+            f"Inputs with {list(in_channels)} channels cannot be fused to {width} "
+            "without alignment; pass align=True."
+        )
+    if skip == "target" and in_channels[0] != out_channels:
+        raise ValueError(
+            f"skip='target' adds to the target, so its {in_channels[0]} channels must equal "
+            f"out_channels, which are {out_channels}."
+        )
+    if skip == "merged" and width != out_channels:
+        raise ValueError(
+            f"skip='merged' adds to the merged map, so its width of {width} channels must equal "
+            f"out_channels, which are {out_channels}; leave width out, or use skip='target'."
+        )

@@ -44,8 +44,8 @@ class WeightedSumMerge(nn.Module):
         """List of (N, C, H, W) -> (N, C, H, W)."""
         weights = len(xs) * torch.softmax(self.logits, dim=0).to(xs[0].dtype)
         merged = weights[0] * xs[0]
-        for weight, x in zip(weights[1:], xs[1:], strict=True):
-            merged = merged + weight * x
+        for i in range(1, len(xs)):
+            merged = merged + weights[i] * xs[i]
         return merged
 
 
@@ -67,7 +67,8 @@ class GatedMerge(nn.Module):
     def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
         """List of (N, C, H, W) -> (N, C, H, W)."""
         merged = xs[0]
-        for gate, x in zip(self.gates, xs[1:], strict=True):
+        for i, gate in enumerate(self.gates):
+            x = xs[i + 1]
             merged = merged + 2 * torch.sigmoid(gate(xs[0] + x)) * x
         return merged
 

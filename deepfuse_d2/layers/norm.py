@@ -18,8 +18,8 @@ def get_norm(norm: str, channels: int) -> nn.Module | None:
     if norm == "GN" and channels % _GROUPS:
         raise ValueError(
             f"Norm 'GN' splits channels into {_GROUPS} groups; {channels} channels do not divide. "
-            f"Choose a width that is a multiple of {_GROUPS} (units are narrower inside: bottleneck "
-            "a quarter of its channels, dense and multi_scale an eighth), or another norm."
+            f"Choose a width that is a multiple of {_GROUPS} (inside, a bottleneck unit has a "
+            "quarter of the channels, a dense or multi_scale one an eighth), or another norm."
         )
     try:
         return detectron2.layers.get_norm(norm, channels)

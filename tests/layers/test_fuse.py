@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from deepfuse_d2.layers import MERGES, UNITS, DeepFuse
-from deepfuse_d2.layers.fuse import resample
+from deepfuse_d2.layers.resample import resample
 
 COMBINATIONS = list(itertools.product(MERGES, UNITS, (0, 1, 2)))
 
@@ -172,7 +172,7 @@ def test_inputs_are_left_as_they_were():
 
 @pytest.mark.parametrize("norm", ["BN", "GN"])
 def test_norms_take_the_place_of_biases(norm):
-    fuse = DeepFuse([32, 32], 32, unit="residual", depth=1, norm=norm, align=True)
+    fuse = DeepFuse([32, 32], 32, unit="residual", depth=1, norm=norm, align=True, align_norm=norm)
     names = {name for name, _ in fuse.named_parameters()}
     assert "deepen.units.0.conv1.norm.weight" in names
     assert "deepen.units.0.conv1.bias" not in names
@@ -186,7 +186,7 @@ def test_norms_take_the_place_of_biases(norm):
         ({"unit": "wide"}, r'unit "wide" is unknown; choose one of \[.residual.'),
         ({"depth": -1}, "depth is -1; it must be 0 or more"),
         ({"drop_path": 1.0}, r"drop_path is 1.0; it must be in \[0, 1\)"),
-        ({"skip": "none"}, 'skip "none" is unknown; choose "merged" or "target"'),
+        ({"skip": "none"}, 'skip "none" is unknown; choose one of'),
         ({"norm": "XN", "depth": 1}, 'norm "XN" is unknown; choose one of ""'),
         ({"norm": "GN", "depth": 1}, "16 channels do not divide"),
         ({"in_channels": [16, 8]}, "without alignment; pass align=True"),

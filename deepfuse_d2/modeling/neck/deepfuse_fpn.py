@@ -1,8 +1,20 @@
-"""DeepFuseFPN: the top-down pyramid with the DeepFuse operation in place of the plain sum.
+"""DeepFuseFPN: the feature pyramid with the DeepFuse operation in place of the plain sum.
 
-With ``depth=0, merge="sum"`` it is detectron2's FPN (arXiv 1612.03144), parameter names included:
-the same weights give the same output bit for bit. With `zero_init`, every other member of the
-family starts as that FPN too. Unlike detectron2's, maps may have odd sizes.
+Maps of one width pass through levels of fusions, each fusing the result of the level before:
+
+    top_down       DeepFuse from the coarsest level down, repeats - 1 times more
+    bottom_up      FPN's plain sums down, then `repeats` times DeepFuse from the finest level up
+    bidirectional  `repeats` times DeepFuse down and up
+
+The first pass down fuses with ``skip="merged"``, as FPN does. Every later pass adds to what it
+finds, ``skip="target"``. So with `zero_init` every member of the family, in every direction and
+number of repeats, starts as detectron2's FPN (arXiv 1612.03144); with bilinear upsampling, as that
+FPN with bilinear upsampling. With ``depth=0, merge="sum"``, one pass down, it is detectron2's FPN,
+parameter names included: the same weights give the same output bit for bit. Unlike detectron2's,
+maps may have odd sizes.
+
+Going up after going down is PANet's idea (arXiv 1803.01534), going down and up repeatedly that of
+BiFPN (arXiv 1911.09070).
 """
 
 import itertools
@@ -14,15 +26,19 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from torch import Tensor, nn
 
 from ...layers import DeepFuse, same_size_conv
+from ..deepfuse_config import deepfuse_arguments
 from .build import NECK_REGISTRY
 from .top_block import build_top_block
 
-__all__ = ["DeepFuseFPN", "build_resnet_deepfuse_fpn_backbone"]
+__all__ = ["DIRECTIONS", "DeepFuseFPN", "build_resnet_deepfuse_fpn_backbone"]
+
+# MODEL.DEEPFUSE.DIRECTION
+DIRECTIONS = ("top_down", "bottom_up", "bidirectional")
 
 
 @NECK_REGISTRY.register()
 class DeepFuseFPN(Backbone):
-    """Lateral 1x1 convolutions, DeepFuse from the coarsest level down, 3x3 output convolutions.
+    """Lateral 1x1 convolutions, passes of DeepFuse over the levels, 3x3 output convolutions.
 
     Example:
         >>> bottom_up = build_resnet_backbone(cfg, ShapeSpec(channels=3))
@@ -44,8 +60,12 @@ class DeepFuseFPN(Backbone):
         unit: str = "bottleneck",
         depth: int = 1,
         unit_norm: str = "",
+        upsample: str = "nearest",
+        downsample: str = "max_pool",
         drop_path: float = 0.0,
         zero_init: bool = True,
+        direction: str = "top_down",
+        repeats: int = 1,
     ):
         """
         Args:
@@ -53,10 +73,13 @@ class DeepFuseFPN(Backbone):
             in_features: names of its features, from high to low resolution, each stride twice the
                 one before.
             out_channels: channels of every output.
-            norm: normalisation of the lateral and output convolutions; "" for none.
+            norm: normalisation of the lateral, output and strided convolutions; "" for none.
             top_block: makes extra coarse levels, as in detectron2's FPN.
-            merge, unit, depth, drop_path, zero_init: see :class:`deepfuse_d2.layers.DeepFuse`.
+            merge, unit, depth, upsample, downsample, drop_path, zero_init: see
+                :class:`deepfuse_d2.layers.DeepFuse`.
             unit_norm: normalisation inside the units; "" for none.
+            direction: "top_down", "bottom_up" or "bidirectional"; see the top of this file.
+            repeats: how often the direction is gone through, 1 or more.
         """
         super().__init__()
         shapes = bottom_up.output_shape()
@@ -71,19 +94,34 @@ class DeepFuseFPN(Backbone):
             output = same_size_conv(out_channels, out_channels, 3, norm)
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
-        # Nothing is fused into the coarsest level, so it has no DeepFuse.
-        for level in self.levels[:-1]:
-            fuse = DeepFuse(
-                [out_channels, out_channels],
-                out_channels,
-                merge=merge,
-                unit=unit,
-                depth=depth,
-                norm=unit_norm,
-                drop_path=drop_path,
-                zero_init=zero_init,
-            )
-            self.add_module(f"fuse{level}", fuse)
+        self.passes = _plan(direction, repeats)
+        simple = {"merge": "sum", "depth": 0, "upsample": upsample}
+        deep = {
+            "merge": merge,
+            "unit": unit,
+            "depth": depth,
+            "norm": unit_norm,
+            "upsample": upsample,
+            "downsample": downsample,
+            "drop_path": drop_path,
+            "zero_init": zero_init,
+        }
+        for i, (order, is_deep) in enumerate(self.passes):
+            arguments = dict(deep if is_deep else simple)
+            if i == 0 and depth == 0 and len(self.passes) > 1:
+                # no deep branch in this pass alone; drop path is for the others
+                arguments["drop_path"] = 0.0
+            if order == "up" and downsample == "conv":
+                arguments["align_norm"] = norm
+            for previous, level in itertools.pairwise(self._levels_in(order)):
+                fuse = DeepFuse(
+                    [out_channels, out_channels],
+                    out_channels,
+                    strides=[2**level, 2**previous],
+                    skip="merged" if i == 0 else "target",
+                    **arguments,
+                )
+                self.add_module(_fuse_name(level, i), fuse)
 
         self.top_block = top_block
         extra = top_block.num_levels if top_block is not None else 0
@@ -95,7 +133,11 @@ class DeepFuseFPN(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
-        neck, deepfuse = cfg.MODEL.NECK, cfg.MODEL.DEEPFUSE
+        neck = cfg.MODEL.NECK
+        arguments = deepfuse_arguments(cfg)
+        arguments["unit_norm"] = arguments.pop("norm")
+        # the laterals align here, with a norm of their own: MODEL.NECK.NORM
+        del arguments["align_norm"]
         return {
             "bottom_up": bottom_up,
             "in_features": neck.IN_FEATURES,
@@ -104,13 +146,13 @@ class DeepFuseFPN(Backbone):
             "top_block": build_top_block(
                 neck.TOP_BLOCK, bottom_up, neck.IN_FEATURES, neck.OUT_CHANNELS
             ),
-            "merge": deepfuse.MERGE,
-            "unit": deepfuse.UNIT,
-            "depth": deepfuse.DEPTH,
-            "unit_norm": deepfuse.NORM,
-            "drop_path": deepfuse.DROP_PATH,
-            "zero_init": deepfuse.ZERO_INIT,
+            **arguments,
+            "direction": cfg.MODEL.DEEPFUSE.DIRECTION,
+            "repeats": cfg.MODEL.DEEPFUSE.REPEATS,
         }
+
+    def _levels_in(self, order: str) -> tuple[int, ...]:
+        return self.levels[::-1] if order == "down" else self.levels
 
     @property
     def size_divisibility(self) -> int:
@@ -120,20 +162,45 @@ class DeepFuseFPN(Backbone):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
         features = self.bottom_up(image)
-        pyramid: dict[str, Tensor] = {}
-        coarser = None
-        for level, name in zip(self.levels[::-1], self.in_features[::-1], strict=True):
-            fused = getattr(self, f"fpn_lateral{level}")(features[name])
-            if coarser is not None:
-                fused = getattr(self, f"fuse{level}")(fused, [coarser])
-            pyramid[f"p{level}"] = getattr(self, f"fpn_output{level}")(fused)
-            coarser = fused
+        maps = {
+            level: getattr(self, f"fpn_lateral{level}")(features[name])
+            for level, name in zip(self.levels, self.in_features, strict=True)
+        }
+        for i, (order, _) in enumerate(self.passes):
+            for previous, level in itertools.pairwise(self._levels_in(order)):
+                fuse = getattr(self, _fuse_name(level, i))
+                maps[level] = fuse(maps[level], [maps[previous]])
+        pyramid = {f"p{level}": getattr(self, f"fpn_output{level}")(maps[level]) for level in maps}
 
-        outputs = [pyramid[f"p{level}"] for level in self.levels]
+        outputs = list(pyramid.values())
         if self.top_block is not None:
             source = self.top_block.in_feature
             outputs += self.top_block(features[source] if source in features else pyramid[source])
         return dict(zip(self._out_features, outputs, strict=True))
+
+
+def _plan(direction: str, repeats: int) -> list[tuple[str, bool]]:
+    """The passes over the levels, each ("down" or "up", whether it goes deep)."""
+    if direction not in DIRECTIONS:
+        raise ValueError(
+            f'The direction "{direction}" of DeepFuseFPN (MODEL.DEEPFUSE.DIRECTION) is unknown; '
+            f"choose one of {list(DIRECTIONS)}."
+        )
+    if repeats < 1:
+        raise ValueError(
+            f"The repeats of DeepFuseFPN (MODEL.DEEPFUSE.REPEATS) are {repeats}; "
+            "they must be 1 or more."
+        )
+    if direction == "top_down":
+        return [("down", True)] * repeats
+    if direction == "bottom_up":
+        return [("down", False)] + [("up", True)] * repeats
+    return [("down", True), ("up", True)] * repeats
+
+
+def _fuse_name(level: int, index: int) -> str:
+    """Of the fusion into a level in the pass of that index: fuse2, then fuse2_pass2, ..."""
+    return f"fuse{level}" if index == 0 else f"fuse{level}_pass{index + 1}"
 
 
 def _check_features(in_features: list[str], shapes: dict[str, ShapeSpec]) -> None:
