@@ -3,5 +3,14 @@
 from . import backbone  # noqa: F401  (registers the bottom-up networks)
 from .meta_arch import FusionSemanticSegmentor
 from .neck import NECK_REGISTRY, DeepFuseFPN, build_neck_backbone
+from .sem_seg import ExFuseHead, GCNHead, RefineNetHead
 
-__all__ = ["NECK_REGISTRY", "DeepFuseFPN", "FusionSemanticSegmentor", "build_neck_backbone"]
+__all__ = [
+    "NECK_REGISTRY",
+    "DeepFuseFPN",
+    "ExFuseHead",
+    "FusionSemanticSegmentor",
+    "GCNHead",
+    "RefineNetHead",
+    "build_neck_backbone",
+]

@@ -1,0 +1,7 @@
+"""Semantic heads: features -> class scores, in detectron2's SEM_SEG_HEADS_REGISTRY; losses."""
+
+from .exfuse import ExFuseHead
+from .gcn import GCNHead
+from .refinenet import RefineNetHead
+
+__all__ = ["ExFuseHead", "GCNHead", "RefineNetHead"]

@@ -1,0 +1,34 @@
+"""MODEL.SEM_SEG_HEAD.FUSE: how a semantic head merges maps of one size and width."""
+
+from collections.abc import Callable
+
+from detectron2.config import CfgNode
+
+from ...errors import ConfigError
+from ...layers import DeepFuse
+
+__all__ = ["build_fuse"]
+
+
+def build_fuse(cfg: CfgNode) -> Callable[[int, int], DeepFuse] | None:
+    """builder(channels, num_maps) of a block called with the first map and a list of the others.
+
+    None stands for the plain sum. With MODEL.DEEPFUSE.ZERO_INIT, the block starts as that sum.
+    """
+    name = cfg.MODEL.SEM_SEG_HEAD.FUSE
+    if name == "sum":
+        return None
+    if name != "deepfuse":
+        raise ConfigError(
+            f'MODEL.SEM_SEG_HEAD.FUSE = "{name}" is unknown; choose "sum" or "deepfuse".'
+        )
+    deepfuse = cfg.MODEL.DEEPFUSE
+    keywords = {
+        "merge": deepfuse.MERGE,
+        "unit": deepfuse.UNIT,
+        "depth": deepfuse.DEPTH,
+        "norm": deepfuse.NORM,
+        "drop_path": deepfuse.DROP_PATH,
+        "zero_init": deepfuse.ZERO_INIT,
+    }
+    return lambda channels, num_maps: DeepFuse([channels] * num_maps, channels, **keywords)
