@@ -29,15 +29,17 @@ def run_stage(stage: nn.Module, *inputs: Tensor, checkpointed: bool) -> Tensor:
 def _statistics_untouched(stage: nn.Module) -> Iterator[None]:
     """Keep batch norms from counting a batch again while its activations are computed again."""
     norms = [m for m in stage.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.track_running_stats) for norm in norms]
-    for norm in norms:
-        # momentum for detectron2's own synchronised norm, which does not look at the flag
-        norm.momentum, norm.track_running_stats = 0.0, False
+    kept = [dict(norm.named_buffers(recurse=False)) for norm in norms]
+    for norm, statistics in zip(norms, kept, strict=True):
+        # Copies, not None: backward looks for the very tensors that the first pass has saved.
+        for name, value in statistics.items():
+            setattr(norm, name, value.clone())
     try:
         yield
     finally:
-        for norm, (momentum, track) in zip(norms, before, strict=True):
-            norm.momentum, norm.track_running_stats = momentum, track
+        for norm, statistics in zip(norms, kept, strict=True):
+            for name, value in statistics.items():
+                setattr(norm, name, value)
 
 
 def check_checkpoint_stages(asked: Collection[str], known: Collection[str]) -> tuple[str, ...]:
