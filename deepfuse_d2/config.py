@@ -166,8 +166,9 @@ def add_deepfuse_config(cfg: CN) -> None:
     cfg.MODEL.TIMM.NORM = ""
     # Probability, in [0, 1), of stochastic depth; 0 leaves the model's own default.
     cfg.MODEL.TIMM.DROP_PATH = 0.0
-    # More keyword arguments of timm.create_model, e.g. {strict_img_size: False} for swin.
-    cfg.MODEL.TIMM.ARGS = CN(new_allowed=True)
+    # More keyword arguments of timm.create_model, as mappings in a list: for swin, which by itself
+    # takes images of one size only, [{"strict_img_size": False}].
+    cfg.MODEL.TIMM.ARGS = []
 
     # RefineNetHead and the light-weight form of it
     cfg.MODEL.REFINENET = CN()
@@ -237,6 +238,14 @@ def add_deepfuse_config(cfg: CN) -> None:
     # paper's ResNeXt-101, otherwise [3, 4, 23, 3]. MODEL.RESNETS.DEPTH says which kind of block.
     cfg.MODEL.EXFUSE.STAGE_BLOCKS = [8, 8, 9, 8]
 
+    # Part of the tensors of the bottom-up network, 0..1, that the file of MODEL.WEIGHTS must fill; a
+    # file that fills less is refused, instead of training a backbone that is half random. DeepFuse
+    # operations built into it do not count. 0 loads whatever fits and checks no shapes.
+    cfg.MODEL.WEIGHTS_MIN_MATCH = 0.9
+    # Write the weights of a finished training as model_final.safetensors too: a format that cannot
+    # hold code, for handing them on.
+    cfg.SOLVER.FINAL_SAFETENSORS = True
+
     # Keep convolution maps and weights with channels innermost: faster on CPUs and tensor cores.
     cfg.MODEL.CHANNELS_LAST = False
     # Element type of the forward pass where SOLVER.AMP.ENABLED: "float16" (a GPU) or "bfloat16".
@@ -244,10 +253,28 @@ def add_deepfuse_config(cfg: CN) -> None:
 
     # "SGD" (detectron2's, with SOLVER.MOMENTUM) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Learning rate of the bottom-up network as a factor of BASE_LR, above 0; a neck has BASE_LR.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # SOLVER.LR_SCHEDULER_NAME may also be "WarmupPolyLR": BASE_LR * (1 - iteration / MAX_ITER) to
+    # this power, above 0, but at least BASE_LR_END.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
 
     # Instances whose mask has fewer pixels, in the original image, are left out of training; 0
     # keeps all. The Cityscapes evaluation asks for instances of 100 pixels and more.
     cfg.INPUT.MIN_INSTANCE_AREA = 0
+    # Augmentation of images with labels of their pixels (FusionSemanticSegmentor). In this order:
+    # resize, scale jitter, crop, INPUT.RANDOM_FLIP, colour jitter. INPUT.MIN_SIZE_TRAIN may be 0
+    # here: the original size.
+    # Range of the factor, drawn uniformly, by which the resized image is scaled, e.g. [0.5, 2.0].
+    cfg.INPUT.SCALE_JITTER = [1.0, 1.0]
+    # Largest share of one class among the labelled pixels of a crop, in (0, 1]; crops are drawn up
+    # to ten times to find one. 1 is no limit.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Share of the crops, in [0, 1], that are laid over a pixel of a class drawn from those in the
+    # image, each with the same probability, however few pixels it has.
+    cfg.INPUT.CROP.CLASS_BALANCED = 0.0
+    # Brightness, contrast and saturation change by factors in 1 +- this number; in [0, 1).
+    cfg.INPUT.COLOR_JITTER = 0.0
     # Own data sets by path, registered when the config is loaded: a list of mappings, by default
     # none. Keys NAME (for DATASETS.TRAIN and TEST), FORMAT and those of the format:
     #   coco                  JSON (file), IMAGES (folder)

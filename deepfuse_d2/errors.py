@@ -5,7 +5,7 @@ without a stack trace and exit with code 2. They are ordinary `ValueError`, `Key
 `FileNotFoundError` as well, so code that uses the package as a library can catch those.
 """
 
-__all__ = ["ConfigError", "DatasetError", "UserError", "WeightsError"]
+__all__ = ["ConfigError", "DamagedWeightsError", "DatasetError", "UserError", "WeightsError"]
 
 
 class UserError(Exception):
@@ -22,3 +22,7 @@ class DatasetError(UserError, FileNotFoundError):
 
 class WeightsError(UserError, FileNotFoundError):
     """A weights file is missing, damaged, or does not fit the model."""
+
+
+class DamagedWeightsError(WeightsError):
+    """A weights file is not whole: cut short, or overwritten with something else."""

@@ -1,21 +1,20 @@
 """detectron2's checkpointer, made safe: nothing is executed on load, nothing is lost on save."""
 
 import os
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
-from ..errors import WeightsError
-from .safe_load import load_pickle_of_arrays, load_torch
-from .torchvision_names import (
-    PREPROCESSING,
-    is_torchvision_resnet,
-    rename_torchvision_resnet,
-)
+from ..errors import ConfigError, DamagedWeightsError, WeightsError
+from ..files import written_whole
+from .expectations import check_expectations, found_in_model
+from .matching import Match, match, under_one_prefix
+from .reading import Weights, read_weights
+from .report import check_complete, check_match, describe
+from .resuming import how_to_resume, last_checkpoint
+from .writing import write_torch, write_weights
 
 __all__ = ["DeepFuseCheckpointer"]
 
@@ -23,11 +22,37 @@ __all__ = ["DeepFuseCheckpointer"]
 class DeepFuseCheckpointer(DetectionCheckpointer):
     """A :class:`DetectionCheckpointer` that
 
-    - reads ``.pth`` and detectron2's ``.pkl`` without executing what they hold;
-    - recognises torchvision's ResNet weights, renames them, and refuses a model that would feed
-      them images they do not expect or that has no place for part of them;
-    - writes to a temporary name and renames, so that a killed process leaves the last checkpoint.
+    - reads ``.pth``, ``.safetensors`` and detectron2's ``.pkl`` without executing what they hold;
+    - recognises the public weights of sources.py, renames them, and refuses a model that would feed
+      them images they do not expect;
+    - finds places by the rule of matching.py, reports what it found, and refuses weights that fill
+      only part of the bottom-up network;
+    - writes to a temporary name and renames, so that a killed process leaves the last checkpoint;
+      a checkpoint that is damaged anyway is named, with the one to continue from.
+
+    Args:
+        model, save_dir, save_to_disk, checkpointables: see detectron2's.
+        min_match: part of the tensors of the bottom-up network, 0..1, that a file must fill; at 0
+            whatever fits is loaded (MODEL.WEIGHTS_MIN_MATCH).
+        final_safetensors: also write the weights of "<...>_final" as ``.safetensors``.
     """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        min_match: float = 0.9,
+        final_safetensors: bool = False,
+        **checkpointables: Any,
+    ):
+        if not 0 <= min_match <= 1:
+            raise ConfigError(f"MODEL.WEIGHTS_MIN_MATCH = {min_match} must be in [0, 1].")
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.min_match = min_match
+        self.final_safetensors = final_safetensors
+        self._resuming = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` with the model, all checkpointables and `kwargs`."""
@@ -37,113 +62,85 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
         data |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         data |= kwargs
         target = os.path.join(self.save_dir, f"{name}.pth")
-        partial = f"{target}.partial"
         self.logger.info(f"Saving checkpoint to {target}")
-        try:
-            with open(partial, "wb") as file:
-                torch.save(data, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            if os.path.exists(partial):
-                os.remove(partial)
+        write_torch(target, data)
         self.tag_last_checkpoint(f"{name}.pth")
+        if self.final_safetensors and name.endswith("_final"):
+            # What this model was fed, so that another config is refused with these weights too.
+            expects = found_in_model(self.model)
+            path = Path(self.save_dir, f"{name}.safetensors")
+            write_weights(path, data["model"], "", expects)
 
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
-        """Load `path` (a file or URL) into the model; "" loads nothing."""
+        """Load `path` (a file or URL) into the model; "" loads nothing.
+
+        Returns:
+            what else the file holds, e.g. the iteration.
+        """
         if path and "://" not in path and not os.path.isfile(path.split("?")[0]):
             raise WeightsError(
                 f"The weights file {path} does not exist (folder: {os.getcwd()}). Give an existing "
                 "file with MODEL.WEIGHTS, or an empty string to start from random weights."
             )
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # detectron2 leaves it after an error
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """With `resume`, continue from the last checkpoint if there is one; else load `path`.
+
+        Raises: WeightsError: the last checkpoint is damaged, missing or of another model; the
+            message says how to continue.
+        """
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=False)
+        last = self.get_checkpoint_file()
+        self._resuming = True
+        try:
+            return self.load(last)
+        except DamagedWeightsError as error:
+            raise DamagedWeightsError(f"{error}\n{how_to_resume(self.save_dir, last)}") from error
+        finally:
+            self._resuming = False
+
+    def get_checkpoint_file(self) -> str:
+        """Path of the checkpoint that ``last_checkpoint`` names; never outside the folder."""
+        return last_checkpoint(self.save_dir)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that ``--resume`` takes, never leaving a half-written tag."""
-        tag = os.path.join(self.save_dir, "last_checkpoint")
-        with open(f"{tag}.partial", "w") as file:
-            file.write(last_filename_basename)
-        os.replace(f"{tag}.partial", tag)
+        with written_whole(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
+            temporary.write_text(last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith(".pkl"):
-            return _name_zoo_pickle(load_pickle_of_arrays(filename))
-        loaded = load_torch(filename)
-        if "model" not in loaded:
-            loaded = {"model": loaded.get("state_dict", loaded)}
-        if is_torchvision_resnet(loaded["model"]):
-            self.logger.info(f"{filename} holds torchvision's ResNet names; renaming them.")
-            return {
-                "model": rename_torchvision_resnet(loaded["model"]),
-                "matching_heuristics": True,
-                "__author__": "torchvision",
-            }
-        if self._parsed_url_during_load.query == "matching_heuristics=True":
-            loaded["matching_heuristics"] = True
-        return loaded
+        query = self._parsed_url_during_load.query
+        if query not in ("", "matching_heuristics=True"):  # what it asks for is done anyway
+            raise WeightsError(f"{filename}?{query}: weights are given as a file or URL alone.")
+        weights = read_weights(filename)
+        return {**weights.rest, "model": (weights, filename)}
 
-    def _load_model(self, checkpoint: dict[str, Any]):
-        if checkpoint.get("__author__") == "torchvision":
-            _check_torchvision_model(self.model)
-            _check_all_have_a_place(checkpoint["model"], self.model)
-        return super()._load_model(checkpoint)
+    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+        weights, path = checkpoint.pop("model")
+        found = self._find_places(weights, path)
+        report = f"{weights.origin or 'Weights'} in {path}:\n{describe(found)}"
+        if self._resuming:
+            check_complete(found, path)
+        check_match(found, path, min_match=self.min_match, renamed=weights.renamed)
+        incomplete = found.missing or found.unexpected or found.wrong_shape
+        (self.logger.warning if incomplete else self.logger.info)(report)
+        self.model.load_state_dict(found.placed, strict=False)
 
-
-def _name_zoo_pickle(data: dict[str, Any]) -> dict[str, Any]:
-    """What detectron2's own loader makes of a ``.pkl``."""
-    if "model" in data and "__author__" in data:
-        return data
-    data = data.get("blobs", data)
-    weights = {k: v for k, v in data.items() if isinstance(v, np.ndarray) and "_momentum" not in k}
-    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
-
-
-def _check_torchvision_model(model: nn.Module) -> None:
-    expected = PREPROCESSING
-    found = {
-        "INPUT.FORMAT": getattr(model, "input_format", expected["INPUT.FORMAT"]),
-        "MODEL.PIXEL_MEAN": _values(model, "pixel_mean", expected["MODEL.PIXEL_MEAN"]),
-        "MODEL.PIXEL_STD": _values(model, "pixel_std", expected["MODEL.PIXEL_STD"]),
-    }
-    wrong = []
-    for key, value in expected.items():
-        same = found[key] == value if isinstance(value, str) else np.allclose(found[key], value)
-        if not same:
-            wrong.append(f"{key} is {found[key]}, must be {value}")
-    if any(
-        isinstance(module, BottleneckBlock) and module.conv1.stride != (1, 1)
-        for module in model.modules()
-    ):
-        wrong.append("MODEL.RESNETS.STRIDE_IN_1X1 is True, must be False")
-    if wrong:
-        raise WeightsError(
-            "torchvision's ResNet weights do not fit this config: " + "; ".join(wrong) + "."
-        )
-
-
-def _check_all_have_a_place(weights: dict[str, torch.Tensor], model: nn.Module) -> None:
-    """detectron2's name matching drops what fits nowhere and only logs it; half a backbone of
-    random weights then trains silently."""
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    # "a.b.stem.conv1.weight" has the place of "stem.conv1.weight"
-    odd = [
-        name
-        for name, value in weights.items()
-        if not any(
-            shape == value.shape and f".{model_name}".endswith(f".{name}")
-            for model_name, shape in shapes.items()
-        )
-    ]
-    if odd:
-        raise WeightsError(
-            f"{len(odd)} of the {len(weights)} tensors of a torchvision ResNet have no place in "
-            f"the model, e.g. {odd[0]} {tuple(weights[odd[0]].shape)}: its bottom-up network "
-            "differs. Check MODEL.RESNETS.DEPTH, RES2_OUT_CHANNELS (64 for 18 and 34, else 256), "
-            "NUM_GROUPS, WIDTH_PER_GROUP, and that MODEL.NECK.BOTTOM_UP is a ResNet."
-        )
-
-
-def _values(model: nn.Module, name: str, default: list[float]) -> list[float]:
-    tensor = getattr(model, name, None)
-    return default if tensor is None else tensor.flatten().tolist()
+    def _find_places(self, weights: Weights, path: str) -> Match:
+        model_state = self.model.state_dict()
+        if weights.original:
+            # A network built by the library of the weights has its names, and its own way to feed
+            # it (build_timm_backbone).
+            as_they_are = match(under_one_prefix(weights.original, model_state), model_state)
+            if as_they_are.fraction >= max(self.min_match, 0.5):
+                weights.renamed = False
+                return as_they_are
+        check_expectations(weights.expects, found_in_model(self.model), weights.origin or path)
+        found = match(weights.state, model_state)
+        found.unexpected += weights.unused
+        return found

@@ -1,75 +1,103 @@
-"""Reading weights without executing them.
+"""Weights files read without executing what they hold.
 
-A pickle can run any code when it is loaded. Checkpoints here are read by ``torch.load`` with
-``weights_only=True``; detectron2's model-zoo ``.pkl`` files by an unpickler that knows NumPy arrays
-and plain containers and refuses every other global by name.
+A pickle can run any code when it is loaded, and ``.pth`` files hold pickles. They are read by
+``torch.load`` with ``weights_only=True``, which knows tensors and plain containers; detectron2's
+``.pkl`` files by array_pickle.py. ``.safetensors`` files hold no code by their format.
 """
 
+import json
 import pickle
+import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import WeightsError
+from ..errors import DamagedWeightsError, WeightsError
+from .array_pickle import load_pickle_of_arrays
 
-__all__ = ["load_pickle_of_arrays", "load_torch"]
+__all__ = ["METADATA_KEY", "load_file"]
 
-# Everything a pickle of dicts, lists, numbers, strings and NumPy arrays asks for.
-_ALLOWED_GLOBALS = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("collections", "OrderedDict"),
-    # how python 2 and 3 spell bytes in old protocols
-    ("_codecs", "encode"),
-}
+# Where files that we write keep what their weights expect, see writing.py.
+METADATA_KEY = "deepfuse_d2"
+
+_TORCH_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
-def load_torch(path: str | Path) -> dict[str, Any]:
-    """Contents of a ``.pth`` file on the CPU; tensors and plain containers only."""
+def load_file(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
+    """Return the contents of a ``.pth``, ``.pkl`` or ``.safetensors`` file, on the CPU.
+
+    The format goes by the suffix of the name, or by `suffix`; what is neither of the last two is
+    read as a file of torch (``.pth``, ``.pt``, ``.tar``, ``.pyth``, ``.bin``).
+
+    Raises:
+        WeightsError: the file is missing or holds more than weights.
+        DamagedWeightsError: it is damaged or was cut short.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"The weights file {path} does not exist (folder: {Path.cwd()}).")
+    loaders = {".pkl": load_pickle_of_arrays, ".safetensors": _load_safetensors}
+    loaded = loaders.get(suffix or path.suffix, _load_torch)(path)
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(
+            f"{path} holds a {type(loaded).__name__}, not a mapping of names to tensors. Save the "
+            "state dict of the model: torch.save(model.state_dict(), FILE)."
+        )
+    return dict(loaded)
+
+
+def _load_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Please file an issue")[0].strip()
+        named = _TORCH_GLOBAL.search(str(error))
+        if named is None and not zipfile.is_zipfile(path):
+            raise _damaged(path, error) from error
+        reason = f"It asks for {named[1]}" if named else str(error).splitlines()[0]
         raise WeightsError(
-            f"{path} holds more than tensors and plain containers, or is damaged, and was not "
-            f"loaded, because a pickle can run code. torch says: {reason}\n"
-            "If you trust the file, load it yourself with torch.load(..., weights_only=False) and "
-            "save its state dict: torch.save(model_state_dict, NEW_FILE)."
+            f"{path} holds more than tensors and plain containers and was not loaded, because a "
+            f"pickle can run code. {reason}. If you trust the file, convert it once, with its own "
+            "libraries installed:\n"
+            "  python -c 'import sys, torch; "
+            'd = torch.load(sys.argv[1], map_location="cpu", weights_only=False); '
+            'd = d.get("state_dict", d.get("model", d)); '
+            "torch.save({k: v.data for k, v in d.items()}, sys.argv[2])' "
+            f"{path} NEW.pth"
         ) from error
-    except (EOFError, RuntimeError, OSError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as a checkpoint; it is damaged or was cut short ({error}). "
-            "Copy or download it again, or use an earlier checkpoint of the same folder."
-        ) from error
-
-
-def load_pickle_of_arrays(path: str | Path) -> dict[str, Any]:
-    """Contents of a ``.pkl`` file of NumPy arrays in plain containers (detectron2's model zoo)."""
-    try:
-        with open(path, "rb") as file:
-            return _ArrayUnpickler(file, str(path)).load()
-    except (EOFError, pickle.UnpicklingError, UnicodeDecodeError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as a pickle of arrays; it is damaged or was cut short "
-            f"({error}). Copy or download it again."
-        ) from error
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def __init__(self, file, path: str):
-        super().__init__(file, encoding="latin1")  # the model zoo's files come from python 2
-        self._path = path
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in _ALLOWED_GLOBALS:
+    except (EOFError, RuntimeError, OSError, ValueError, KeyError) as error:
+        if "TorchScript" in str(error):
             raise WeightsError(
-                f"{self._path} asks for {module}.{name}, which is no array and no plain container; "
-                "it was not loaded, because a pickle can run code. If you trust the file, load it "
-                "yourself and save its arrays: torch.save({name: torch.as_tensor(array)}, FILE)."
-            )
-        return super().find_class(module, name)
+                f"{path} is a TorchScript program, not a file of weights, and was not loaded, "
+                "because it holds code. If you trust the file, save its weights: "
+                f'torch.save(torch.jit.load("{path}").state_dict(), "NEW.pth").'
+            ) from error
+        raise _damaged(path, error) from error
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            loaded: dict[str, Any] = {"model": {name: file.get_tensor(name) for name in names}}
+            metadata = (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if metadata is not None:
+        try:
+            loaded[METADATA_KEY] = json.loads(metadata)
+        except ValueError as error:
+            raise _damaged(path, error) from error
+    return loaded
+
+
+def _damaged(path: Path, error: Exception) -> DamagedWeightsError:
+    reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+    return DamagedWeightsError(
+        f"{path} cannot be read as a checkpoint; it is damaged or was cut short ({reason}). "
+        "Copy or download it again, or use an earlier checkpoint of the same folder."
+    )

@@ -8,10 +8,24 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import WeightsError
-from .torchvision_names import is_torchvision_resnet, rename_torchvision_resnet
+from .caffe2_names import (
+    is_caffe2_resnet,
+    is_caffe2_resnet_groupnorm,
+    is_caffe2_resnext,
+    is_caffe2_resnext_32x8d,
+    rename_caffe2,
+)
+from .fishnet_names import is_fishnet, rename_fishnet
+from .torchvision_names import (
+    is_detectron2_torchvision_resnet,
+    is_timm_resnet_d,
+    is_torchvision_resnet,
+    rename_detectron2_torchvision_resnet,
+    rename_timm_resnet_d,
+    rename_torchvision_resnet,
+)
 
-__all__ = ["IMAGENET_RGB", "SOURCES", "Source", "recognise", "source_by_name"]
+__all__ = ["CAFFE2_BGR", "IMAGENET_RGB", "SOURCES", "Source", "recognise"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class Source:
             uses: the classifier, ``num_batches_tracked``. What it does not know it keeps, so that
             the report shows it.
         pixel_mean: MODEL.PIXEL_MEAN these weights expect: 0..255, channels ordered as `format`.
-        pixel_std: MODEL.PIXEL_STD, likewise.
+        pixel_std: MODEL.PIXEL_STD, likewise; None where it is not known.
         format: INPUT.FORMAT, "RGB" or "BGR".
         stride_in_1x1: MODEL.RESNETS.STRIDE_IN_1X1; None where it does not matter.
     """
@@ -37,7 +51,7 @@ class Source:
     recognises: Callable[[Mapping[str, Tensor]], bool]
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     pixel_mean: tuple[float, float, float]
-    pixel_std: tuple[float, float, float]
+    pixel_std: tuple[float, float, float] | None
     format: str
     stride_in_1x1: bool | None = None
 
@@ -48,31 +62,73 @@ IMAGENET_RGB = {
     "pixel_std": (58.395, 57.12, 57.375),
     "format": "RGB",
 }
+# ... and as Caffe2 does; deviations differ.
+CAFFE2_BGR = {"pixel_mean": (103.53, 116.28, 123.675), "format": "BGR"}
+NO_STD = (1.0, 1.0, 1.0)
 
 # The first that recognises the names is taken, so the more special ones stand first.
 SOURCES = (
     Source(
-        name="torchvision ResNet",
+        name="timm ResNet-D",
+        recognises=is_timm_resnet_d,
+        rename=rename_timm_resnet_d,
+        **IMAGENET_RGB,
+    ),
+    Source(
+        name="torchvision or timm ResNet",
         recognises=is_torchvision_resnet,
         rename=rename_torchvision_resnet,
         stride_in_1x1=False,
+        **IMAGENET_RGB,
+    ),
+    Source(
+        name="torchvision ResNet of detectron2's model zoo",
+        recognises=is_detectron2_torchvision_resnet,
+        rename=rename_detectron2_torchvision_resnet,
+        stride_in_1x1=False,
+        **IMAGENET_RGB,
+    ),
+    # Deviations and strides of the Caffe2 weights are those of detectron2's configs for them.
+    Source(
+        name="Caffe2 ResNet with GroupNorm",
+        recognises=is_caffe2_resnet_groupnorm,
+        rename=rename_caffe2,
+        pixel_std=NO_STD,
+        stride_in_1x1=False,
+        **CAFFE2_BGR,
+    ),
+    Source(
+        name="Caffe2 ResNeXt-101 32x8d",
+        recognises=is_caffe2_resnext_32x8d,
+        rename=rename_caffe2,
+        pixel_std=(57.375, 57.12, 58.395),
+        stride_in_1x1=False,
+        **CAFFE2_BGR,
+    ),
+    Source(
+        name="Caffe2 ResNeXt",
+        recognises=is_caffe2_resnext,
+        rename=rename_caffe2,
+        pixel_std=None,
+        **CAFFE2_BGR,
+    ),
+    Source(
+        name="Caffe2 ResNet",
+        recognises=is_caffe2_resnet,
+        rename=rename_caffe2,
+        pixel_std=NO_STD,
+        stride_in_1x1=True,
+        **CAFFE2_BGR,
+    ),
+    Source(
+        name="the authors' FishNet",
+        recognises=is_fishnet,
+        rename=rename_fishnet,
         **IMAGENET_RGB,
     ),
 )
 
 
 def recognise(state: Mapping[str, Tensor]) -> Source | None:
-    """The source whose names `state` has; None for names of no known source."""
+    """Return the source whose names `state` has; None for names of no known source."""
     return next((source for source in SOURCES if source.recognises(state)), None)
-
-
-def source_by_name(name: str) -> Source:
-    """The row of SOURCES of that name."""
-    for source in SOURCES:
-        if source.name == name:
-            return source
-    raise WeightsError(
-        f'Weights of the source "{name}" are not known; known are: '
-        + ", ".join(source.name for source in SOURCES)
-        + ". The file was written by another version of deepfuse_d2, or by hand."
-    )

@@ -7,23 +7,34 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import DeepFuseCheckpointer
 from ..data.filtering import drop_small_instances
+from ..data.sem_seg_augmentation import build_sem_seg_augmentation, check_labels
 from ..evaluation.files import write_json
 from .evaluators import build_evaluator
 from .inference import for_evaluator
 from .mixed_precision import build_step_trainer
 from .optimizer import build_optimizer
+from .schedule import build_lr_scheduler
 
 __all__ = ["Trainer"]
+
+# Meta-architectures that learn from labels of pixels alone; their images are augmented by
+# sem_seg_augmentation.py.
+_SEMANTIC = ("FusionSemanticSegmentor", "SemanticSegmentor")
 
 
 class Trainer(DefaultTrainer):
@@ -31,7 +42,8 @@ class Trainer(DefaultTrainer):
 
     - several processes also train on CPUs (gloo);
     - SOLVER.AMP also works on a CPU, in bfloat16, where the hardware has it;
-    - SOLVER.OPTIMIZER chooses the optimizer;
+    - SOLVER.OPTIMIZER chooses the optimizer; there is a polynomial schedule;
+    - images with labels of their pixels are augmented by INPUT's keys of their own;
     - checkpoints are read without executing them and written without losing the last;
     - the evaluator comes from the table in evaluators.py;
     - masks are not pasted into full images for an evaluator that takes them unpasted.
@@ -59,7 +71,13 @@ class Trainer(DefaultTrainer):
         )
         self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DeepFuseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = DeepFuseCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            min_match=cfg.MODEL.WEIGHTS_MIN_MATCH,
+            final_safetensors=cfg.SOLVER.FINAL_SAFETENSORS,
+            trainer=weakref.proxy(self),
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -108,7 +126,17 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+        if cfg.MODEL.META_ARCHITECTURE in _SEMANTIC:
+            check_labels(cfg)
+            mapper = DatasetMapper(
+                cfg, is_train=True, augmentations=build_sem_seg_augmentation(cfg)
+            )
+            return build_detection_train_loader(cfg, mapper=mapper)
         if not cfg.INPUT.MIN_INSTANCE_AREA:
             return build_detection_train_loader(cfg)
         records = get_detection_dataset_dicts(
