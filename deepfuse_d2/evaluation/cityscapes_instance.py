@@ -21,6 +21,7 @@ from .distances import read_distances
 from .files import read_label_image
 from .instance_matching import ImageMatches, match
 from .instance_report import write_report
+from .label_maps import check_classes
 from .mask_crops import crops_of_instances
 from .per_image import PerImageEvaluator
 
@@ -96,7 +97,9 @@ class CityscapesInstanceEvaluator(PerImageEvaluator):
         if instances is None:
             instances = Instances(gt_map.shape, pred_masks_rle=[], scores=[], pred_classes=[])
         crops = crops_of_instances(instances.to("cpu"), gt_map.shape, image)
-        labels = self._to_labels(_as_array(instances.pred_classes, np.int64), image)
+        classes = _as_array(instances.pred_classes, np.int64)
+        check_classes(classes, len(self._label_of_class), image, "MODEL.ROI_HEADS.NUM_CLASSES")
+        labels = self._label_of_class[classes]
         scores = _as_array(instances.scores, np.float64)
         undefined = np.isnan(scores)
         self._undefined += int(undefined.sum())
@@ -151,16 +154,6 @@ class CityscapesInstanceEvaluator(PerImageEvaluator):
             * instance_ap.mean_defined(instance_ap.accumulate(records, self._labels, scope=scope))
             for name, scope in scopes.items()
         }
-
-    def _to_labels(self, classes: np.ndarray, image: str) -> np.ndarray:
-        count = len(self._label_of_class)
-        if classes.size and not 0 <= classes.min() <= classes.max() < count:
-            raise ConfigError(
-                f"{image}: predicted class indices from {classes.min()} to {classes.max()}, but "
-                f'data set "{self._dataset_name}" has {count} classes (0 .. {count - 1}); check '
-                "MODEL.ROI_HEADS.NUM_CLASSES and the weights."
-            )
-        return self._label_of_class[classes]
 
     def _table(self, results: dict[str, float], at_50: list[instance_ap.Outcomes]) -> str:
         from tabulate import tabulate

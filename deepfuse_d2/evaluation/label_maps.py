@@ -7,7 +7,7 @@ import torch
 
 from ..errors import ConfigError
 
-__all__ = ["NOTHING", "best_class", "label_map"]
+__all__ = ["NOTHING", "best_class", "check_classes", "label_map"]
 
 # Name of the column behind the classes: pixels for which no class is predicted.
 NOTHING = "nothing"
@@ -68,6 +68,15 @@ def label_map(
             )
         labels = np.where(known, labels, classes)
     return labels, 0
+
+
+def check_classes(classes: np.ndarray, count: int, image: str, key: str) -> None:
+    """Raise a ConfigError that names the config `key` unless all indices are in 0 .. count - 1."""
+    if classes.size and not 0 <= classes.min() <= classes.max() < count:
+        raise ConfigError(
+            f"{image}: predicted class indices from {classes.min()} to {classes.max()}, but the "
+            f"data set has {count} classes (0 .. {count - 1}); check {key} and the weights."
+        )
 
 
 def best_class(logits: torch.Tensor | np.ndarray) -> tuple[np.ndarray, int]:

@@ -23,10 +23,11 @@ import numpy as np
 from PIL import Image
 
 from ..data.cityscapes_labels import instance_label_ids
-from ..data.label_images import image_size, read_labels
+from ..data.label_images import read_labels
 from ..errors import ConfigError, DatasetError
+from ..evaluation.label_maps import check_classes
 from ..evaluation.mask_crops import crops_of_instances
-from .files import compare_files, label_map, stem_of
+from .files import compare_files, label_map, stem_of, wrong_png
 
 __all__ = ["CityscapesInstances", "CityscapesPixels"]
 
@@ -65,7 +66,8 @@ class CityscapesInstances:
         instances = output["instances"].to("cpu")
         crops = crops_of_instances(instances, shape, record["file_name"])
         classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-        self._check_classes(record, classes)
+        count, key = len(self._label_of_class), "MODEL.ROI_HEADS.NUM_CLASSES"
+        check_classes(instances.pred_classes.numpy(), count, record["file_name"], key)
         # Samplers that pad show an image to two processes: the first to come writes it.
         text = folder / f"{stem}_pred.txt"
         try:
@@ -132,16 +134,7 @@ class CityscapesInstances:
             return f"score {score} is no number", mask
         if not (folder / mask).is_file():
             return "", mask  # told as missing
-        return _check_png(folder / mask, mask, record), mask
-
-    def _check_classes(self, record: dict[str, Any], classes: list[int]) -> None:
-        count = len(self._label_of_class)
-        if classes and not 0 <= min(classes) <= max(classes) < count:
-            raise ConfigError(
-                f"{record['file_name']}: predicted class indices from {min(classes)} to "
-                f"{max(classes)}, but the data set has {count} classes (0 .. {count - 1}); check "
-                "MODEL.ROI_HEADS.NUM_CLASSES and the weights."
-            )
+        return wrong_png(folder / mask, mask, record, "L"), mask
 
 
 class CityscapesPixels:
@@ -180,7 +173,7 @@ class CityscapesPixels:
             expected.append(name)
             if not (folder / name).is_file():
                 continue  # told below
-            problem = _check_png(folder / name, name, record)
+            problem = wrong_png(folder / name, name, record, "L")
             if not problem:
                 try:
                     wrong = np.setdiff1d(read_labels(folder / name), self._ids)
@@ -203,21 +196,3 @@ def _ids(metadata: Any, key: str, known: dict[str, int]) -> list[int]:
             + f"; a submission to Cityscapes needs {key} named as there: {', '.join(known)}."
         )
     return [known[name] for name in names]
-
-
-def _check_png(path: Path, name: str, record: dict[str, Any]) -> str:
-    """Returns what is wrong with form or size of a PNG; "" if nothing is."""
-    try:
-        size = image_size(path)
-        with Image.open(path) as image:
-            mode = image.mode
-    except (DatasetError, OSError) as error:
-        return str(error)
-    if mode != "L":
-        return f"{name} is no grey image of 8 bits (mode {mode})"
-    if size != (record["height"], record["width"]):
-        return (
-            f"{name} is {size[1]} x {size[0]} pixels, its image {record['width']} x "
-            f"{record['height']}"
-        )
-    return ""

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from ..errors import ConfigError
+from ..data.label_images import image_size
+from ..errors import ConfigError, DatasetError
+from ..evaluation.label_maps import best_class, check_classes
 
-__all__ = ["compare_files", "label_map", "pack", "stem_of"]
+__all__ = ["compare_files", "label_map", "pack", "stem_of", "wrong_png"]
 
 # A submission packed twice is the same file.
 _DATE = (2000, 1, 1, 0, 0, 0)
@@ -44,20 +47,33 @@ def label_map(output: dict[str, Any], record: dict[str, Any], num_classes: int) 
             f"{image}: the model gives {sorted(output)} and no sem_seg; a submission of pixel "
             "labels needs a semantic model, or a data set of instances."
         )
-    found = output["sem_seg"].detach().cpu()
-    classes = (found.argmax(dim=0) if found.ndim == 3 else found).numpy()
+    found = output["sem_seg"].detach()
+    classes = best_class(found)[0] if found.ndim == 3 else found.cpu().numpy()
     if classes.shape != size:
         raise ConfigError(
             f"{image}: the model's sem_seg is {classes.shape} (height, width) and the image {size};"
             " predictions must be resized to the size of the original image."
         )
-    if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:
-        raise ConfigError(
-            f"{image}: predicted class indices from {classes.min()} to {classes.max()}, but the "
-            f"data set has {num_classes} classes (0 .. {num_classes - 1}); check "
-            "MODEL.SEM_SEG_HEAD.NUM_CLASSES and the weights."
-        )
+    check_classes(classes, num_classes, image, "MODEL.SEM_SEG_HEAD.NUM_CLASSES")
     return classes
+
+
+def wrong_png(path: Path, name: str, record: dict[str, Any], mode: str) -> str:
+    """Returns what is wrong with form or size of a PNG that shall have Pillow's `mode`, or ""."""
+    try:
+        height, width = image_size(path)
+        with Image.open(path) as image:
+            found = image.mode
+    except (DatasetError, OSError) as error:
+        return str(error)
+    if found != mode:
+        expected = {"L": "is no grey image of 8 bits", "P": "has no palette"}[mode]
+        return f"{name} {expected} (mode {found})"
+    if (height, width) != (record["height"], record["width"]):
+        return (
+            f"{name} is {width} x {height} pixels, its image {record['width']} x {record['height']}"
+        )
+    return ""
 
 
 def compare_files(folder: Path, expected: Sequence[str]) -> list[str]:

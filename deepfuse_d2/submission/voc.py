@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.label_images import image_size
 from ..data.voc import VOC_CLASSES, voc_palette
-from ..errors import ConfigError, DatasetError
-from .files import compare_files, label_map, stem_of
+from ..errors import ConfigError
+from .files import compare_files, label_map, stem_of, wrong_png
 
 __all__ = ["VocSegmentation"]
 
@@ -68,19 +67,14 @@ class VocSegmentation:
         return problems + compare_files(folder, expected)
 
     def _check_png(self, path: Path, name: str, record: dict[str, Any]) -> str:
+        problem = wrong_png(path, name, record, "P")
+        if problem:
+            return problem
         try:
-            size = image_size(path)
             with Image.open(path) as image:
-                mode, palette, ids = image.mode, image.getpalette(), np.asarray(image)
-        except (DatasetError, OSError, SyntaxError, ValueError) as error:
+                palette, ids = image.getpalette(), np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:
             return str(error)
-        if mode != "P":
-            return f"{name} has no palette (mode {mode})"
-        if size != (record["height"], record["width"]):
-            return (
-                f"{name} is {size[1]} x {size[0]} pixels, its image {record['width']} x "
-                f"{record['height']}"
-            )
         if ids.max() >= len(VOC_CLASSES):
             return f"{name} holds the id {ids.max()}; expected 0..{len(VOC_CLASSES) - 1}"
         used = 3 * (int(ids.max()) + 1)
