@@ -238,9 +238,9 @@ def add_deepfuse_config(cfg: CN) -> None:
     # paper's ResNeXt-101, otherwise [3, 4, 23, 3]. MODEL.RESNETS.DEPTH says which kind of block.
     cfg.MODEL.EXFUSE.STAGE_BLOCKS = [8, 8, 9, 8]
 
-    # Part of the tensors of the bottom-up network, 0..1, that the file of MODEL.WEIGHTS must fill; a
-    # file that fills less is refused, instead of training a backbone that is half random. DeepFuse
-    # operations built into it do not count. 0 loads whatever fits and checks no shapes.
+    # Part of the tensors of the bottom-up network, 0..1, that the file of MODEL.WEIGHTS must fill;
+    # a file that fills less is refused, instead of training a backbone that is half random.
+    # DeepFuse operations built into it do not count. 0 loads whatever fits and checks no shapes.
     cfg.MODEL.WEIGHTS_MIN_MATCH = 0.9
     # Write the weights of a finished training as model_final.safetensors too: a format that cannot
     # hold code, for handing them on.

@@ -18,7 +18,7 @@ import torch
 from ..errors import DamagedWeightsError, WeightsError
 from .array_pickle import load_pickle_of_arrays
 
-__all__ = ["METADATA_KEY", "load_file"]
+__all__ = ["METADATA_KEY", "load_file", "load_torch"]
 
 # Where files that we write keep what their weights expect, see writing.py.
 METADATA_KEY = "deepfuse_d2"
@@ -40,7 +40,7 @@ def load_file(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
     if not path.is_file():
         raise WeightsError(f"The weights file {path} does not exist (folder: {Path.cwd()}).")
     loaders = {".pkl": load_pickle_of_arrays, ".safetensors": _load_safetensors}
-    loaded = loaders.get(suffix or path.suffix, _load_torch)(path)
+    loaded = loaders.get(suffix or path.suffix, load_torch)(path)
     if not isinstance(loaded, Mapping):
         raise WeightsError(
             f"{path} holds a {type(loaded).__name__}, not a mapping of names to tensors. Save the "
@@ -49,7 +49,9 @@ def load_file(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
     return dict(loaded)
 
 
-def _load_torch(path: Path) -> Any:
+def load_torch(path: str | Path) -> Any:
+    """Return the contents of a ``.pth`` file on the CPU: tensors and plain containers only."""
+    path = Path(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
