@@ -196,7 +196,8 @@ def add_deepfuse_config(cfg: CN) -> None:
     # light-weight, of the last map.
     cfg.MODEL.REFINENET.DROPOUT = 0.5
     # Start of the convolutions: "gaussian" (deviation 0.01, as in the authors' code, for the
-    # published widths) or "xavier" (for narrower ones, where 0.01 loses the signal).
+    # published widths) or "identity" (for narrower ones, where 0.01 loses the signal: residual
+    # units start as the identity, chains close to it).
     cfg.MODEL.REFINENET.INIT = "gaussian"
 
     # RefineNetHead and DeepFuseSemSegHead. How maps of one size are merged: "sum" or, in

@@ -2,5 +2,13 @@
 
 from .fishnet import Fish, FishNet
 from .fishnet_backbone import FishNetBackbone, build_fishnet_backbone
+from .timm_features import TimmBackbone, build_timm_backbone
 
-__all__ = ["Fish", "FishNet", "FishNetBackbone", "build_fishnet_backbone"]
+__all__ = [
+    "Fish",
+    "FishNet",
+    "FishNetBackbone",
+    "TimmBackbone",
+    "build_fishnet_backbone",
+    "build_timm_backbone",
+]
