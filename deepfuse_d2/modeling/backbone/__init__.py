@@ -1,14 +1,19 @@
 """Bottom-up networks: image -> {"res2": ..., "res5": ...}, in detectron2's BACKBONE_REGISTRY."""
 
+from .dla import DLA, build_dla_backbone
 from .fishnet import Fish, FishNet
 from .fishnet_backbone import FishNetBackbone, build_fishnet_backbone
-from .timm_features import TimmBackbone, build_timm_backbone
+from .res2net import Res2Net, build_res2net_backbone
+from .staged import StagedBackbone
 
 __all__ = [
+    "DLA",
     "Fish",
     "FishNet",
     "FishNetBackbone",
-    "TimmBackbone",
+    "Res2Net",
+    "StagedBackbone",
+    "build_dla_backbone",
     "build_fishnet_backbone",
-    "build_timm_backbone",
+    "build_res2net_backbone",
 ]
