@@ -18,7 +18,6 @@ sizes are the place for it.
 
 from collections.abc import Callable, Sequence
 
-import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
@@ -137,7 +136,9 @@ class RefineNetHead(nn.Module):
                 on the one from the block before alone.
             align_corners: of the bilinear resizing.
             dropout: probability, on features wider than 512 channels and before the classifier.
-            init: of all convolutions, "gaussian" or "xavier".
+            init: of the convolutions: "gaussian", deviation 0.01, as the authors have it for their
+                widths; or "identity", for narrower ones: residual units start as the identity,
+                chains close to it, all others keep the variance.
             fuse: builder(channels, num_paths) of what merges maps of one size; None sums.
         """
         super().__init__()
@@ -219,17 +220,26 @@ class RefineNetHead(nn.Module):
         return {"sem_seg": self.classifier(self.dropout(fused[0]))}
 
     def _initialise(self, init: str) -> None:
-        if init not in ("gaussian", "xavier"):
+        if init not in ("gaussian", "identity"):
             raise ConfigError(
-                f'MODEL.REFINENET.INIT = "{init}" is unknown; choose "gaussian" or "xavier".'
+                f'MODEL.REFINENET.INIT = "{init}" is unknown; choose "gaussian" or "identity".'
             )
         for name, conv in self.named_modules():
             # what merges the maps keeps a start of its own
             if not isinstance(conv, nn.Conv2d) or ".fuse." in name:
                 continue
-            if init == "xavier":
-                weight_init.c2_xavier_fill(conv)
-            else:
+            if init == "gaussian":
                 nn.init.normal_(conv.weight, std=0.01)
-                if conv.bias is not None:
-                    nn.init.zeros_(conv.bias)
+            else:
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        if init == "identity":
+            for module in self.modules():
+                if isinstance(module, ResidualConvUnit):
+                    nn.init.zeros_(module.conv2.weight)
+                elif isinstance(module, ChainedResidualPooling):
+                    for conv in module.convs:
+                        # zeros would keep all but the first from learning
+                        conv.weight.data.mul_(0.1)
+            nn.init.normal_(self.classifier.weight, std=0.01)
