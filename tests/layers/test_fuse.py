@@ -6,8 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deepfuse_d2.layers import MERGES, UNITS, DeepFuse
-from deepfuse_d2.layers.resample import resample
+from deepfuse_d2.layers import DOWNSAMPLES, MERGES, UNITS, UPSAMPLES, DeepFuse
 
 COMBINATIONS = list(itertools.product(MERGES, UNITS, (0, 1, 2)))
 
@@ -101,6 +100,23 @@ def test_equals_its_formula_in_float64(merge, unit, depth, skip):
     torch.testing.assert_close(fuse(target, sources), expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_narrower_width_is_rectified_and_projected_back_before_it_is_added(depth):
+    fuse = DeepFuse(
+        [12, 6, 5], 12, depth=depth, align=True, skip="target", width=8, strides=[8, 16, 4]
+    )
+    fuse = randomize(fuse).double()
+    target = torch.randn(2, 12, 9, 11, dtype=torch.float64)
+    coarse = torch.randn(2, 6, 5, 6, dtype=torch.float64)
+    fine = torch.randn(2, 5, 17, 21, dtype=torch.float64)
+
+    m = conv(fuse.align[0], target) + nearest(conv(fuse.align[1], coarse), (9, 11))
+    m = m + F.max_pool2d(conv(fuse.align[2], fine), 2, ceil_mode=True)
+    h = unit_reference("residual", fuse.deepen.units[0], m) if depth else m
+    expected = target + fuse.scale * conv(fuse.project[1], h.clamp(min=0))
+    torch.testing.assert_close(fuse(target, [coarse, fine]), expected, rtol=0, atol=1e-11)
+
+
 @pytest.mark.parametrize(("merge", "unit", "depth"), COMBINATIONS)
 def test_zero_init_starts_as_the_plain_sum_bit_for_bit(merge, unit, depth):
     fuse = DeepFuse([16, 16], 16, merge=merge, unit=unit, depth=depth, zero_init=True)
@@ -155,12 +171,6 @@ def test_drop_path_drops_whole_samples_in_training_only():
     torch.testing.assert_close(trained[~dropped], kept[~dropped], rtol=1e-4, atol=1e-4)
 
 
-def test_resampling_to_twice_the_size_is_that_of_fpn():
-    x = torch.randn(1, 3, 5, 7)
-    expected = F.interpolate(x, scale_factor=2.0, mode="nearest")
-    assert torch.equal(resample(x, (10, 14)), expected)
-
-
 def test_inputs_are_left_as_they_were():
     fuse = randomize(DeepFuse([16, 16], 16, merge="gated", depth=2))
     target, source = torch.randn(1, 16, 8, 8), torch.randn(1, 16, 4, 4)
@@ -170,13 +180,123 @@ def test_inputs_are_left_as_they_were():
     assert torch.equal(source, before[1])
 
 
+FINER_AND_COARSER = {"in_channels": [16, 16, 16], "out_channels": 16, "strides": [8, 4, 16]}
+
+
+def maps(batch=1, rows=9, columns=11):
+    """A target, then a source of half its stride and one of twice its stride."""
+    sizes = [(rows, columns), (2 * rows - 1, 2 * columns - 1), (-(-rows // 2), -(-columns // 2))]
+    target, *sources = (torch.randn(batch, 16, *size) for size in sizes)
+    return target, sources
+
+
+# (merge, unit, depth, upsample, downsample, skip, norm)
+FAMILY = [
+    (*choices, norm)
+    for choices in itertools.product(
+        MERGES, UNITS, (0, 1), UPSAMPLES, DOWNSAMPLES, ("merged", "target")
+    )
+    for norm in (("", "BN") if choices[3:] == ("nearest", "conv", "merged") else ("",))
+]
+
+
+def member(merge, unit, depth, upsample, downsample, skip, norm, **arguments):
+    return DeepFuse(
+        **FINER_AND_COARSER, merge=merge, unit=unit, depth=depth, upsample=upsample,
+        downsample=downsample, skip=skip, norm=norm if depth else "", align=True, align_norm=norm,
+        drop_path=0.5 if depth or skip == "target" else 0.0, **arguments,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_every_combination_builds_and_gives_every_parameter_a_gradient(merge):
+    target, sources = maps(batch=8, rows=4, columns=4)
+    for choices in FAMILY:
+        if choices[0] != merge:
+            continue
+        # half of the samples lose the deep branch; the other half teach it
+        fuse = member(*choices, zero_init=False).train()
+        fused = fuse(target, sources)
+        assert fused.shape == target.shape, choices
+        (fused * torch.randn_like(fused)).mean().backward()
+        for name, parameter in fuse.named_parameters():
+            assert parameter.grad is not None, (choices, name)
+            assert torch.isfinite(parameter.grad).all(), (choices, name)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_combination_compiles_to_torchscript(unit):
+    # resampling and skip go with every merge, not with every pair of merge and unit
+    choices = list(itertools.product(MERGES, ((0, "merged"), (1, "target"))))
+    resampling = itertools.cycle(itertools.product(UPSAMPLES, DOWNSAMPLES))
+    for (merge, (depth, skip)), (upsample, downsample) in zip(choices, resampling, strict=False):
+        chosen = (merge, unit, depth, upsample, downsample, skip, "BN")
+        fuse = randomize(member(*chosen)).eval()
+        scripted = torch.jit.script(fuse)
+        for size in ((9, 11), (6, 4)):
+            target, sources = maps(2, *size)
+            torch.testing.assert_close(
+                scripted(target, sources), fuse(target, sources), msg=str(chosen)
+            )
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        *((merge, "bottleneck", 1, "nearest", "conv", "target", "BN") for merge in MERGES),
+        *(("sum", unit, 2, "bilinear", "avg_pool", "merged", "BN") for unit in UNITS),
+        *(("sum", "residual", 0, up, down, "target", "") for up, down in
+          zip(["nearest", "bilinear", "nearest"], DOWNSAMPLES, strict=True)),
+    ],
+)  # fmt: skip
+def test_torch_export_gives_the_same_map(choices):
+    fuse = randomize(member(*choices)).eval()
+    target, sources = maps()
+    exported = torch.export.export(fuse, (target, sources)).module()
+    torch.testing.assert_close(exported(target, sources), fuse(target, sources))
+
+
+def test_autocast_keeps_the_type_of_the_maps():
+    fuse = DeepFuse([16, 16], 16, merge="weighted_sum", unit="bottleneck", zero_init=False)
+    x = torch.randn(1, 16, 8, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fuse(x, [x]).dtype == torch.bfloat16
+
+
+def test_every_unit_starts_with_an_output_of_the_size_of_its_input():
+    for name, unit in UNITS.items():
+        found = unit(64, "")(torch.randn(4, 64, 16, 16))
+        assert 0.3 < found.std() < 3, name
+
+
 @pytest.mark.parametrize("norm", ["BN", "GN"])
 def test_norms_take_the_place_of_biases(norm):
-    fuse = DeepFuse([32, 32], 32, unit="residual", depth=1, norm=norm, align=True, align_norm=norm)
+    fuse = DeepFuse(
+        [32, 32], 32, unit="residual", norm=norm, align=True, align_norm=norm,
+        strides=[8, 4], downsample="conv", skip="target", width=64,
+    )  # fmt: skip
     names = {name for name, _ in fuse.named_parameters()}
-    assert "deepen.units.0.conv1.norm.weight" in names
-    assert "deepen.units.0.conv1.bias" not in names
-    assert "align.0.norm.weight" in names
+    for convolution in ("deepen.units.0.conv1", "align.0", "resample.0.down.convs.0", "project.1"):
+        assert f"{convolution}.norm.weight" in names
+        assert f"{convolution}.bias" not in names
+
+
+def test_the_norm_of_the_units_and_that_of_the_aligning_convolutions_are_independent():
+    def normalised(**norms):
+        fuse = DeepFuse([32, 32], 32, unit="residual", align=True, **norms)
+        return {name.split(".")[0] for name, _ in fuse.named_parameters() if "norm" in name}
+
+    assert normalised() == set()
+    assert normalised(norm="BN") == {"deepen"}
+    assert normalised(align_norm="BN") == {"align"}
+    assert normalised(norm="BN", align_norm="GN") == {"deepen", "align"}
+
+
+def test_a_number_of_sources_other_than_declared_is_an_error():
+    x = torch.randn(1, 16, 4, 4)
+    with pytest.raises(ValueError, match="takes 1 source maps; 2 were given"):
+        DeepFuse([16, 16], 16)(x, [x, x])
 
 
 @pytest.mark.parametrize(
@@ -193,8 +313,33 @@ def test_norms_take_the_place_of_biases(norm):
         ({"in_channels": [8, 8], "align": True, "skip": "target"}, "must equal out_channels"),
         (
             {"in_channels": [6, 6], "out_channels": 6, "unit": "bottleneck"},
-            "multiple of 4, or the unit 'residual'",
+            "bottleneck unit divides its channels by 4.*multiple of 4, or the unit 'residual'",
         ),
+        (
+            {"in_channels": [12, 12], "out_channels": 12, "unit": "multi_scale"},
+            "multi_scale unit divides its channels by 8; 12 channels do not divide",
+        ),
+        (
+            {"in_channels": [12, 12], "out_channels": 12, "unit": "dense"},
+            "dense unit divides its channels by 8; 12 channels do not divide",
+        ),
+        ({"upsample": "cubic"}, r'upsample "cubic" is unknown; choose one of \[.nearest'),
+        ({"downsample": "cubic"}, r'downsample "cubic" is unknown; choose one of \[.max_pool'),
+        ({"unit": "wide", "depth": 0}, 'unit "wide" is unknown'),
+        ({"depth": 0, "drop_path": 0.1}, "drop_path is 0.1 .MODEL.DEEPFUSE.DROP_PATH., but simple"),
+        ({"depth": 0, "norm": "BN"}, 'norm "BN" .MODEL.DEEPFUSE.NORM. normalises inside the units'),
+        ({"align_norm": "BN"}, 'align_norm "BN" has nothing to normalise'),
+        (
+            {"align_norm": "BN", "strides": [8, 4], "downsample": "max_pool"},
+            'align_norm "BN" has nothing to normalise',
+        ),
+        ({"align_norm": "XN", "align": True}, 'norm "XN" is unknown'),
+        ({"in_channels": [16]}, "a target alone has nothing to be fused with"),
+        ({"strides": [8]}, "1 strides for 2 maps"),
+        ({"strides": [12, 4]}, "the ratio must be a power of two"),
+        ({"width": 0, "align": True, "skip": "target"}, "width is 0; it must be 1 or more"),
+        ({"width": 8, "skip": "target"}, "cannot be fused to 8 without alignment"),
+        ({"width": 8, "align": True}, "width of 8 channels must equal out_channels, which are 16"),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_is_allowed(arguments, message):
