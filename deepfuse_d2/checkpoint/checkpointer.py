@@ -9,10 +9,11 @@ from torch import nn
 
 from ..errors import ConfigError, DamagedWeightsError, WeightsError
 from ..files import written_whole
-from .expectations import check_expectations, found_in_model
-from .matching import Match, match, under_one_prefix
-from .reading import Weights, read_weights
-from .report import check_complete, check_match, describe
+from .expectations import found_in_model
+from .loading import fit
+from .matching import match
+from .reading import read_weights
+from .report import check_complete, describe
 from .resuming import how_to_resume, last_checkpoint
 from .writing import write_torch, write_weights
 
@@ -122,25 +123,10 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
         weights, path = checkpoint.pop("model")
-        found = self._find_places(weights, path)
-        report = f"{weights.origin or 'Weights'} in {path}:\n{describe(found)}"
         if self._resuming:
-            check_complete(found, path)
-        check_match(found, path, min_match=self.min_match, renamed=weights.renamed)
+            check_complete(match(weights.state, self.model.state_dict()), path)
+        found = fit(weights, path, self.model, min_match=self.min_match)
+        report = f"{weights.origin or 'Weights'} in {path}:\n{describe(found)}"
         incomplete = found.missing or found.unexpected or found.wrong_shape
         (self.logger.warning if incomplete else self.logger.info)(report)
         self.model.load_state_dict(found.placed, strict=False)
-
-    def _find_places(self, weights: Weights, path: str) -> Match:
-        model_state = self.model.state_dict()
-        if weights.original:
-            # A network built by the library of the weights has its names, and its own way to feed
-            # it (build_timm_backbone).
-            as_they_are = match(under_one_prefix(weights.original, model_state), model_state)
-            if as_they_are.fraction >= max(self.min_match, 0.5):
-                weights.renamed = False
-                return as_they_are
-        check_expectations(weights.expects, found_in_model(self.model), weights.origin or path)
-        found = match(weights.state, model_state)
-        found.unexpected += weights.unused
-        return found

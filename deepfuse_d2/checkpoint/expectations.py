@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from detectron2.modeling.backbone.resnet import BottleneckBlock
+from detectron2.layers import CNNBlockBase
 from torch import nn
 
 from ..errors import WeightsError
@@ -41,10 +41,11 @@ def found_in_model(model: nn.Module) -> dict[str, Any]:
     for key, name in ((_MEAN, "pixel_mean"), (_STD, "pixel_std")):
         tensor = getattr(model, name, None)
         found[key] = None if tensor is None else tensor.flatten().tolist()
-    blocks = [m for m in model.modules() if isinstance(m, BottleneckBlock)]
+    # bottlenecks: detectron2's, and ours with several 3x3 convolutions (Res2Net)
+    blocks = [m for m in model.modules() if isinstance(m, CNNBlockBase) and hasattr(m, "conv3")]
     if any(block.conv1.stride != (1, 1) for block in blocks):
         found[_STRIDE] = True
-    elif any(block.conv2.stride != (1, 1) for block in blocks):
+    elif any(_first_3x3(block).stride != (1, 1) for block in blocks):
         found[_STRIDE] = False
     return {key: value for key, value in found.items() if value is not None}
 
@@ -98,6 +99,10 @@ def to_yaml(expected: Mapping[str, Any], weights: str, origin: str) -> str:
         node[leaf] = value
     text = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=100)
     return f"# What these weights expect ({origin}). Name this file in a config's _BASE_.\n{text}"
+
+
+def _first_3x3(block: CNNBlockBase) -> nn.Module:
+    return block.convs[0] if hasattr(block, "convs") else block.conv2
 
 
 def _same(expected: Any, found: Any) -> bool:

@@ -99,6 +99,8 @@ def under_one_prefix(
     state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return `state` with the prefix that a network of just these names has in the model, or {}."""
+    if not state:
+        return {}
     longest = max((name for name in state if _counts(name)), key=lambda name: name.count("."))
     ends = [name for name in model_state if f".{name}".endswith(f".{longest}")]
     if len(ends) != 1:

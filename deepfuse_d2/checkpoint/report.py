@@ -5,11 +5,39 @@ from collections.abc import Sequence
 
 from ..errors import WeightsError
 from .matching import Match
+from .reading import Weights
 
-__all__ = ["check_complete", "check_match", "describe"]
+__all__ = ["check_complete", "check_match", "describe", "describe_weights"]
 
 # names of a kind that a report shows
 _SHOWN = 4
+
+
+def describe_weights(weights: Weights, path: str) -> str:
+    """Return what a file is, what it holds by module, and what it expects of a config."""
+    from tabulate import tabulate
+
+    count: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
+    for name, tensor in weights.state.items():
+        module = name.split(".")[0]
+        count[module] += 1
+        numbers[module] += tensor.numel()
+    rows = [[module, count[module], f"{numbers[module]:,}"] for module in count]
+    rows.append(["all", count.total(), f"{numbers.total():,}"])
+    lines = [
+        f"{path}: {weights.origin or 'names of no known source, kept as they are'}",
+        tabulate(
+            rows, headers=["module", "tensors", "numbers"], colalign=("left", "right", "right")
+        ),
+    ]
+    if weights.unused:
+        lines.append(f"outside the network, left out: {_first(weights.unused)}")
+    dropped = len(weights.original) - len(weights.state)
+    if dropped > 0:
+        lines.append(f"of the classifier, and counters, left out: {dropped} tensors")
+    lines += [f"expects {key} {value}" for key, value in weights.expects.items()]
+    return "\n".join(lines)
 
 
 def describe(match: Match) -> str:

@@ -16,6 +16,13 @@ from .caffe2_names import (
     rename_caffe2,
 )
 from .fishnet_names import is_fishnet, rename_fishnet
+from .lw_refinenet_names import (
+    is_lw_refinenet,
+    is_lw_refinenet_mobilenet,
+    rename_lw_refinenet,
+    rename_lw_refinenet_mobilenet,
+)
+from .res2net_names import is_dla, is_res2net, rename_dla, rename_res2net
 from .torchvision_names import (
     is_detectron2_torchvision_resnet,
     is_timm_resnet_d,
@@ -69,9 +76,38 @@ NO_STD = (1.0, 1.0, 1.0)
 # The first that recognises the names is taken, so the more special ones stand first.
 SOURCES = (
     Source(
+        name="RefineNet, light-weight or not",
+        recognises=is_lw_refinenet,
+        rename=rename_lw_refinenet,
+        stride_in_1x1=False,
+        **IMAGENET_RGB,
+    ),
+    Source(
+        name="Light-Weight RefineNet on MobileNet-v2",
+        recognises=is_lw_refinenet_mobilenet,
+        rename=rename_lw_refinenet_mobilenet,
+        **IMAGENET_RGB,
+    ),
+    Source(
+        name="Res2Net",
+        recognises=is_res2net,
+        rename=rename_res2net,
+        stride_in_1x1=False,
+        **IMAGENET_RGB,
+    ),
+    Source(
+        name="DLA",
+        recognises=is_dla,
+        rename=rename_dla,
+        stride_in_1x1=False,
+        **IMAGENET_RGB,
+    ),
+    Source(name="FishNet", recognises=is_fishnet, rename=rename_fishnet, **IMAGENET_RGB),
+    Source(
         name="timm ResNet-D",
         recognises=is_timm_resnet_d,
         rename=rename_timm_resnet_d,
+        stride_in_1x1=False,
         **IMAGENET_RGB,
     ),
     Source(

@@ -18,7 +18,13 @@ from ..errors import WeightsError
 from ..files import written_whole
 from .safe_load import METADATA_KEY, load_file
 
-__all__ = ["write_torch", "write_weights"]
+__all__ = ["check_suffix", "write_torch", "write_weights"]
+
+
+def check_suffix(path: Path) -> None:
+    """Raise an error for a name that is not one of a format we write."""
+    if path.suffix not in (".pth", ".safetensors"):
+        raise WeightsError(f"{path}: weights are written as .pth or .safetensors.")
 
 
 def write_weights(
@@ -35,6 +41,7 @@ def write_weights(
     Raises: WeightsError: another suffix, or the disk gives back something else than was written.
     """
     path = Path(path)
+    check_suffix(path)
     # Copies: safetensors refuses tensors that share memory, torch would write all of the storage.
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     metadata = {"source": origin, "expects": dict(expects)}
@@ -43,11 +50,9 @@ def write_weights(
             from safetensors.torch import save_file
 
             save_file(tensors, temporary, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
-        elif path.suffix == ".pth":
+        else:
             content = {"model": tensors, METADATA_KEY: metadata, "matching_heuristics": True}
             torch.save(content, temporary)
-        else:
-            raise WeightsError(f"{path}: weights are written as .pth or .safetensors.")
         written = load_file(temporary, path.suffix)
         if written[METADATA_KEY] != metadata or not _equal(written["model"], tensors):
             raise WeightsError(
