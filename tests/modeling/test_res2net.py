@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from backbone_suite import FEATURES, BackboneSuite, backbone_config, build, perturb_norms
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from torch import nn
 
 from deepfuse_d2.checkpoint.res2net_names import is_dla, is_res2net, rename_dla, rename_res2net
+from deepfuse_d2.engine import load_config
 from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.modeling.backbone import DLA, Res2Net
 from deepfuse_d2.modeling.backbone.res2net_blocks import MultiScaleBranch, Res2NetBlock
@@ -355,3 +357,34 @@ def test_what_a_dla_cannot_be_is_refused_by_name(key, value, message):
 def test_a_hierarchical_block_has_no_stride():
     with pytest.raises(ValueError, match="has stride 1; it is 2"):
         Res2NetBlock(8, 8, width=2, scale=4, hierarchical=True, stride=2)
+
+
+CONFIGS = {
+    "COCO/mask_rcnn_Res2Net_50_{}.yaml": "res2net50_26w_4s",
+    "COCO/mask_rcnn_Res2Net_101_{}.yaml": "res2net101_26w_4s",
+    "COCO/mask_rcnn_Res2Net_v1b_101_{}.yaml": "res2net101d",
+    "Cityscapes/mask_rcnn_Res2Net_50_{}.yaml": "res2net50_26w_4s",
+    "Cityscapes/mask_rcnn_Res2Net_101_{}.yaml": "res2net101_26w_4s",
+    "MiniCity/mask_rcnn_Res2Net_26_{}_quick.yaml": None,
+}
+
+
+@pytest.mark.parametrize("neck", ["FPN", "DeepFuseFPN"])
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_the_configs_build_what_their_weights_fit(name, neck, repository):
+    file = name.format(neck)
+    cfg = load_config(str(repository / "configs" / file), ["MODEL.DEVICE", "cpu"])
+    assert f"output/{file.removesuffix('.yaml')}" == cfg.OUTPUT_DIR
+    assert not cfg.MODEL.RESNETS.STRIDE_IN_1X1
+    with torch.device("meta"):
+        backbone = build_backbone(cfg, ShapeSpec(channels=3))
+    assert type(backbone).__name__ == neck
+    found = {n: v.shape for n, v in backbone.bottom_up.state_dict().items()}
+    if CONFIGS[name] is None:
+        assert cfg.MODEL.WEIGHTS == ""
+        return
+    assert cfg.INPUT.FORMAT == "RGB"
+    assert cfg.MODEL.PIXEL_STD == [58.395, 57.12, 57.375]
+    with torch.device("meta"):
+        weights = rename_res2net(timm.create_model(CONFIGS[name]).state_dict())
+    assert {n: v.shape for n, v in weights.items()} == found
