@@ -17,7 +17,7 @@ def add_deepfuse_config(cfg: CN) -> None:
     cfg.MODEL.NECK = CN()
     # Any name in detectron2's BACKBONE_REGISTRY, detectron2's own or ours.
     cfg.MODEL.NECK.BOTTOM_UP = "build_resnet_backbone"
-    # Any name in NECK_REGISTRY: "FPN", "DeepFuseFPN".
+    # Any name in NECK_REGISTRY: "FPN", "DeepFuseFPN", "PAFPN", "BiFPN".
     cfg.MODEL.NECK.NAME = "DeepFuseFPN"
     # Bottom-up features to fuse, from high to low resolution; each stride twice the one before.
     cfg.MODEL.NECK.IN_FEATURES = ["res2", "res3", "res4", "res5"]
@@ -150,7 +150,15 @@ def add_deepfuse_config(cfg: CN) -> None:
     # Add the mirrored image to each scale.
     cfg.TEST.SEM_SEG.FLIP = False
 
-    # build_timm_backbone: any timm model with feature maps of stride 4 (or 8) to 32; needs the extra
+    # The neck BiFPN; MODEL.NECK has its width and the norm of the lateral convolutions. The paper's
+    # IN_FEATURES are [res3, res4, res5] with TOP_BLOCK "p6p7"; all levels take part in the fusion.
+    cfg.MODEL.BIFPN = CN()
+    # Layers (each once down and up the levels): 1 or more; 3 to 8 in the paper.
+    cfg.MODEL.BIFPN.REPEATS = 3
+    # Normalisation behind the convolution of each fusion, "BN" in the paper; "" for none.
+    cfg.MODEL.BIFPN.NORM = "BN"
+
+    # build_timm_backbone: any timm model with feature maps of stride 4 (or 8) to 32, with the extra
     # "timm". Images are brought from PIXEL_MEAN, PIXEL_STD and INPUT.FORMAT, whatever these are, to
     # the statistics the model was trained with.
     cfg.MODEL.TIMM = CN()

@@ -378,21 +378,22 @@ def test_layers_behind_the_last_feature_are_left_out_of_networks_timm_builds_to_
     assert torch.equal(part.eval()(image)["res3"], whole.eval()(image)["res3"])
 
 
-def test_a_network_built_for_one_size_takes_that_size():
+def test_a_network_built_for_one_size_takes_smaller_images_too():
     arguments = {
-        "img_size": [224, 448],
-        "embed_dim": 24,
-        "depths": (1, 1, 1, 1),
-        "num_heads": (1,) * 4,
-    }
+        "img_size": [96, 160], "window_size": 4,
+        "embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1,) * 4,
+    }  # fmt: skip
     network = build(*chosen("swin_tiny_patch4_window7_224", "MODEL.TIMM.ARGS", [arguments])).eval()
+    image = torch.randn(1, 3, 70, 160)
+    padded = nn.functional.pad(image, (0, 0, 0, 26))
+    # the padding is the mean of the model, which is not that of the config
+    network.rescale = network.flip = False
     with torch.no_grad():
-        assert network(torch.randn(1, 3, 224, 448))["res5"].shape[2:] == (7, 14)
-    with pytest.raises(ConfigError, match=r"for images of 224 x 448 .* and got one of 64 x 96"):
-        network(torch.randn(1, 3, 64, 96))
-    assert network.padding_constraints == {}
-    square = TimmBackbone("swin_tiny_patch4_window7_224", arguments={**arguments, "img_size": 224})
-    assert square.padding_constraints == {"square_size": 224}
+        found, expected = network(image), network(padded)
+    for name, stride in zip(found, (4, 8, 16, 32), strict=True):
+        assert torch.equal(found[name], expected[name][:, :, : -(-70 // stride)]), name
+    with pytest.raises(ConfigError, match=r"for images of 96 x 160 .* and got one of 97 x 96"):
+        network(torch.randn(1, 3, 97, 96))
 
 
 # --- refusals -----------------------------------------------------------------------------------

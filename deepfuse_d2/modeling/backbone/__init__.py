@@ -6,6 +6,7 @@ from .fishnet import Fish, FishNet
 from .fishnet_backbone import FishNetBackbone, build_fishnet_backbone
 from .res2net import Res2Net, build_res2net_backbone
 from .staged import StagedBackbone
+from .timm_features import TimmBackbone, build_timm_backbone
 
 __all__ = [
     "DLA",
@@ -15,8 +16,10 @@ __all__ = [
     "FishNetBackbone",
     "Res2Net",
     "StagedBackbone",
+    "TimmBackbone",
     "build_deepfuse_resnet_backbone",
     "build_dla_backbone",
     "build_fishnet_backbone",
     "build_res2net_backbone",
+    "build_timm_backbone",
 ]

@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 class TimmBackbone(Backbone):
     """A timm model: image -> {"res2": (N, C, H/4, W/4), ..., "res5": (N, C, H/32, W/32)}.
 
-    A network that divides images (into patches, windows) may take certain sizes only; the image is
-    then padded with its mean, at the bottom and on the right, and the maps are cut back to
-    ceil(H / stride). Layers that none of the maps depends on are left out, or frozen where that is
+    A network that divides images (into patches, windows) may take certain sizes or one size only;
+    the image is then padded with its mean, at the bottom and on the right, and the maps are cut
+    back to ceil(H / stride). Layers that none of the maps depends on are left out, or frozen where that is
     not possible, so that training in several processes does not wait for their gradients.
 
     Example:
@@ -107,6 +107,7 @@ class TimmBackbone(Backbone):
 
         sizes = find_image_sizes(name, body, list(strides.values()), arguments, create)
         self._multiple, self._only_size = sizes.multiple, sizes.only
+        self._pads = sizes.multiple > 1 or sizes.only is not None
         # Parameter name -> number of its stage: 1 for the stem, 2 for res2, ...
         self._stage_of = find_stages(body, self._tapped, sizes.example)
         drop_unused(body, self._stage_of)
@@ -186,13 +187,6 @@ class TimmBackbone(Backbone):
         self.register_buffer("scale", scale.float().reshape(3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.float().reshape(3, 1, 1), persistent=False)
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """Of a network for square images of one size: that size, so that detectron2 pads to it."""
-        if self._only_size is not None and self._only_size[0] == self._only_size[1]:
-            return {"square_size": self._only_size[0]}
-        return {}
-
     def freeze(self, freeze_at: int = 0) -> "TimmBackbone":
         """Stop `freeze_at` stages from learning, their batch norms included; returns itself.
 
@@ -216,29 +210,39 @@ class TimmBackbone(Backbone):
         The image is normalised as the config says (see `pixel_mean`).
         """
         height, width = image.shape[-2:]
-        if self._only_size is not None and (height, width) != self._only_size:
-            raise ConfigError(
-                f"This timm model was built for images of {self._only_size[0]} x "
-                f"{self._only_size[1]} (img_size of MODEL.TIMM.ARGS) and got one of {height} x "
-                f"{width}. Make all images of one size (INPUT.MIN_SIZE_TRAIN, MIN_SIZE_TEST, CROP)."
-            )
         if self.flip:
             image = image.flip(1)
         if self.rescale:
             image = image * self.scale + self.shift
-        if self._multiple > 1:
-            image = F.pad(image, (0, -width % self._multiple, 0, -height % self._multiple))
+        # Decided by the model alone, not by the image, so that a trace serves other sizes.
+        if self._pads:
+            below, right = self._padding(height, width)
+            image = F.pad(image, (0, right, 0, below))
         outputs = {}
         for name, feature in zip(self._tapped, self.body(image), strict=True):
             if name == "stem":
                 continue
             if self._channels_innermost:
                 feature = feature.permute(0, 3, 1, 2)
-            if self._multiple > 1:
+            if self._pads:
                 stride = self._out_feature_strides[name]
                 feature = feature[..., : -(-height // stride), : -(-width // stride)]
             outputs[name] = feature
         return outputs
+
+    def _padding(self, height: int, width: int) -> tuple[int, int]:
+        """Rows below and columns on the right that make an image one of those the model takes."""
+        if self._only_size is None:
+            return -height % self._multiple, -width % self._multiple
+        below, right = self._only_size[0] - height, self._only_size[1] - width
+        if below < 0 or right < 0:
+            raise ConfigError(
+                f"This timm model was built for images of {self._only_size[0]} x "
+                f"{self._only_size[1]} (img_size of MODEL.TIMM.ARGS) and got one of {height} x "
+                f"{width}. Build it for the largest image, or make images smaller "
+                "(INPUT.MIN_SIZE_TRAIN, MAX_SIZE_TRAIN, MIN_SIZE_TEST, MAX_SIZE_TEST)."
+            )
+        return below, right
 
 
 def _merged(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

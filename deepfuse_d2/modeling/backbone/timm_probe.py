@@ -111,7 +111,7 @@ def _advice(body: nn.Module, strides: Sequence[int], create: Callable[..., nn.Mo
     except ConfigError:
         return "Choose another model, e.g. a convnext or pvt_v2."
     return (
-        "If all of your images have one size (height, width), build it for that size with "
+        "It takes one size, to which smaller images are padded; build it for your largest with "
         "MODEL.TIMM.ARGS \"[{'img_size': [height, width]}]\"; or choose another model, "
         "e.g. a convnext or pvt_v2."
     )

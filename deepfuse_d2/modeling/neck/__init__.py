@@ -3,9 +3,11 @@
 from . import fpn  # noqa: F401  (registers detectron2's FPN)
 from .build import NECK_REGISTRY, build_neck_backbone
 from .deepfuse_fpn import DeepFuseFPN, build_resnet_deepfuse_fpn_backbone
+from .pafpn import PAFPN
 
 __all__ = [
     "NECK_REGISTRY",
+    "PAFPN",
     "DeepFuseFPN",
     "build_neck_backbone",
     "build_resnet_deepfuse_fpn_backbone",
