@@ -4,9 +4,12 @@ from .deepfuse_resnet import DeepFuseResNet, build_deepfuse_resnet_backbone
 from .dla import DLA, build_dla_backbone
 from .fishnet import Fish, FishNet
 from .fishnet_backbone import FishNetBackbone, build_fishnet_backbone
+from .mobilenet_v2 import MobileNetV2, build_mobilenet_v2_backbone
+from .rearranged_resnet import build_rearranged_resnet_backbone
 from .res2net import Res2Net, build_res2net_backbone
 from .staged import StagedBackbone
 from .timm_features import TimmBackbone, build_timm_backbone
+from .two_scale import TwoScaleBackbone, build_two_scale_backbone
 
 __all__ = [
     "DLA",
@@ -14,12 +17,17 @@ __all__ = [
     "Fish",
     "FishNet",
     "FishNetBackbone",
+    "MobileNetV2",
     "Res2Net",
     "StagedBackbone",
     "TimmBackbone",
+    "TwoScaleBackbone",
     "build_deepfuse_resnet_backbone",
     "build_dla_backbone",
     "build_fishnet_backbone",
+    "build_mobilenet_v2_backbone",
+    "build_rearranged_resnet_backbone",
     "build_res2net_backbone",
     "build_timm_backbone",
+    "build_two_scale_backbone",
 ]

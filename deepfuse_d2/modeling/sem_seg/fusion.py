@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 
 from ...errors import ConfigError
 from ...layers import DeepFuse
+from ..deepfuse_config import deepfuse_arguments
 
 __all__ = ["build_fuse"]
 
@@ -22,13 +23,5 @@ def build_fuse(cfg: CfgNode) -> Callable[[int, int], DeepFuse] | None:
         raise ConfigError(
             f'MODEL.SEM_SEG_HEAD.FUSE = "{name}" is unknown; choose "sum" or "deepfuse".'
         )
-    deepfuse = cfg.MODEL.DEEPFUSE
-    keywords = {
-        "merge": deepfuse.MERGE,
-        "unit": deepfuse.UNIT,
-        "depth": deepfuse.DEPTH,
-        "norm": deepfuse.NORM,
-        "drop_path": deepfuse.DROP_PATH,
-        "zero_init": deepfuse.ZERO_INIT,
-    }
+    keywords = deepfuse_arguments(cfg)
     return lambda channels, num_maps: DeepFuse([channels] * num_maps, channels, **keywords)

@@ -1,0 +1,73 @@
+"""A bottom-up network on the image and a second one on half of it: RefineNet's 2-scale variant.
+
+The networks have weights of their own, as in the authors' code (arXiv 1611.06612, figure 7c).
+Weights of one network start both.
+"""
+
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor
+
+from ...errors import ConfigError
+from ..neck.build import look_up
+
+__all__ = ["TwoScaleBackbone", "build_two_scale_backbone"]
+
+
+class TwoScaleBackbone(Backbone):
+    """Features of the image under their names, those of half of the image as ``half_<name>``.
+
+    Args:
+        bottom_up: network for the image.
+        half_scale: network of the same kind for half of the image.
+    """
+
+    def __init__(self, bottom_up: Backbone, half_scale: Backbone):
+        super().__init__()
+        self.bottom_up = bottom_up
+        self.half_scale = half_scale
+        self.register_load_state_dict_pre_hook(_start_both)
+
+    @property
+    def size_divisibility(self) -> int:
+        return max(self.bottom_up.size_divisibility, 2 * self.half_scale.size_divisibility)
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Strides are those in the image: ``half_res4`` is as large as ``res5``."""
+        halves = {
+            f"half_{name}": ShapeSpec(channels=shape.channels, stride=2 * shape.stride)
+            for name, shape in self.half_scale.output_shape().items()
+        }
+        return self.bottom_up.output_shape() | halves
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) -> {"res2": (N, C, H/4, W/4), ..., "half_res2": (N, C, H/8, W/8), ...}."""
+        size = [(side + 1) // 2 for side in image.shape[-2:]]
+        # halving, bilinear is the mean of two by two pixels: nothing is skipped
+        smaller = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+        halves = {f"half_{name}": feature for name, feature in self.half_scale(smaller).items()}
+        return self.bottom_up(image) | halves
+
+
+def _start_both(module: TwoScaleBackbone, state_dict: dict, prefix: str, *_) -> None:
+    """Weights that know one network only go to the other one too."""
+    if any(name.startswith(f"{prefix}half_scale.") for name in state_dict):
+        return
+    first = f"{prefix}bottom_up."
+    for name in [name for name in state_dict if name.startswith(first)]:
+        state_dict[f"{prefix}half_scale.{name.removeprefix(first)}"] = state_dict[name]
+
+
+@BACKBONE_REGISTRY.register()
+def build_two_scale_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TwoScaleBackbone:
+    """MODEL.NECK.BOTTOM_UP, twice."""
+    name = cfg.MODEL.NECK.BOTTOM_UP
+    builder = look_up(BACKBONE_REGISTRY, name, "MODEL.NECK.BOTTOM_UP")
+    if builder in (build_two_scale_backbone, BACKBONE_REGISTRY.get("build_neck_backbone")):
+        raise ConfigError(
+            f'MODEL.NECK.BOTTOM_UP = "{name}" is no bottom-up network; build_two_scale_backbone '
+            'needs one, such as "build_resnet_backbone".'
+        )
+    return TwoScaleBackbone(builder(cfg, input_shape), builder(cfg, input_shape))
