@@ -208,8 +208,8 @@ def add_deepfuse_config(cfg: CN) -> None:
     # units start as the identity, chains close to it).
     cfg.MODEL.REFINENET.INIT = "gaussian"
 
-    # RefineNetHead and DeepFuseSemSegHead. How maps of one size are merged: "sum" or, in
-    # RefineNetHead, "deepfuse", the block that MODEL.DEEPFUSE describes.
+    # RefineNetHead: how the fusion of several paths merges maps of one size: "sum", or "deepfuse",
+    # the block that MODEL.DEEPFUSE describes.
     cfg.MODEL.SEM_SEG_HEAD.FUSE = "sum"
 
     # GCNHead, and the frame of ExFuseHead

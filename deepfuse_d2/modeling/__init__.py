@@ -3,11 +3,12 @@
 from . import backbone  # noqa: F401  (registers the bottom-up networks)
 from .meta_arch import FusionSemanticSegmentor
 from .neck import NECK_REGISTRY, DeepFuseFPN, build_neck_backbone
-from .sem_seg import ExFuseHead, GCNHead, RefineNetHead
+from .sem_seg import DeepFuseSemSegHead, ExFuseHead, GCNHead, RefineNetHead
 
 __all__ = [
     "NECK_REGISTRY",
     "DeepFuseFPN",
+    "DeepFuseSemSegHead",
     "ExFuseHead",
     "FusionSemanticSegmentor",
     "GCNHead",

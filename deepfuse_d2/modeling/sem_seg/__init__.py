@@ -1,7 +1,8 @@
 """Semantic heads: features -> class scores, in detectron2's SEM_SEG_HEADS_REGISTRY; losses."""
 
+from .deepfuse import DeepFuseSemSegHead
 from .exfuse import ExFuseHead
 from .gcn import GCNHead
 from .refinenet import RefineNetHead
 
-__all__ = ["ExFuseHead", "GCNHead", "RefineNetHead"]
+__all__ = ["DeepFuseSemSegHead", "ExFuseHead", "GCNHead", "RefineNetHead"]

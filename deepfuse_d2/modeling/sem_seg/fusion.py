@@ -23,5 +23,6 @@ def build_fuse(cfg: CfgNode) -> Callable[[int, int], DeepFuse] | None:
         raise ConfigError(
             f'MODEL.SEM_SEG_HEAD.FUSE = "{name}" is unknown; choose "sum" or "deepfuse".'
         )
-    keywords = deepfuse_arguments(cfg)
+    # the maps come aligned: there is nothing to normalise
+    keywords = deepfuse_arguments(cfg) | {"align_norm": ""}
     return lambda channels, num_maps: DeepFuse([channels] * num_maps, channels, **keywords)
