@@ -156,12 +156,6 @@ SOURCES = (
         stride_in_1x1=True,
         **CAFFE2_BGR,
     ),
-    Source(
-        name="the authors' FishNet",
-        recognises=is_fishnet,
-        rename=rename_fishnet,
-        **IMAGENET_RGB,
-    ),
 )
 
 

@@ -9,6 +9,7 @@ public users of the weights take the same. The body's maps are there for compari
     body      f7,  320          f6,  512         f5,   768         f4,   512
 """
 
+import logging
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -114,6 +115,7 @@ class FishNetBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         fishnet = cfg.MODEL.FISHNET
+        _warn_of_wrong_gradients(cfg)
         blocks, transfer = fishnet.NUM_BLOCKS, fishnet.NUM_TRANSFER_BLOCKS
         if not (blocks and transfer):
             published = variant(fishnet.DEPTH)
@@ -151,3 +153,18 @@ class FishNetBackbone(Backbone):
 def build_fishnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FishNetBackbone:
     """The FishNet of MODEL.FISHNET."""
     return FishNetBackbone(cfg, input_shape)
+
+
+def _warn_of_wrong_gradients(cfg: CfgNode) -> None:
+    """torch 2.14 (oneDNN 3.12) gives wrong or infinite gradients for dilated convolutions with
+    channels last in bfloat16 on a CPU, unless their channels are multiples of 16. Those of stages 5
+    and 6 have 3/2 of the width and the width."""
+    on_cpu = cfg.MODEL.DEVICE == "cpu" and cfg.MODEL.CHANNELS_LAST
+    bfloat16 = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "bfloat16"
+    if on_cpu and bfloat16 and cfg.MODEL.FISHNET.WIDTH % 32:
+        logging.getLogger(__name__).warning(
+            "MODEL.FISHNET.WIDTH %d cannot be trained in bfloat16 with channels last on a CPU: "
+            "torch gives wrong gradients for its dilated convolutions. Choose a multiple of 32, or "
+            "set MODEL.CHANNELS_LAST or SOLVER.AMP.ENABLED to False.",
+            cfg.MODEL.FISHNET.WIDTH,
+        )
