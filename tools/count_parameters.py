@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Parameters of every semantic head beside the published numbers: python tools/count_parameters.py
+
+Published are counts printed by the authors or in their code (marked *), and otherwise sums over the
+layers the papers describe. Nothing is allocated: modules are built without memory. The exit code is
+1 if a count differs.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_backbone
+from tabulate import tabulate
+
+from deepfuse_d2 import add_deepfuse_config
+
+RESNET = ["res2", "res3", "res4", "res5"]
+HALF = [f"half_{name}" for name in RESNET]
+MOBILENET = ["res2", "res3", "res4a", "res4", "res5a", "res5"]
+LIGHT = ("MODEL.REFINENET.LIGHT_WEIGHT", True)
+ON_MOBILENET = (
+    "MODEL.BACKBONE.NAME", "build_mobilenet_v2_backbone", "MODEL.RESNETS.OUT_FEATURES", MOBILENET,
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES", MOBILENET, "MODEL.REFINENET.WIDTHS", [256, 256],
+    "MODEL.REFINENET.ACTIVATION", "relu6", "MODEL.REFINENET.FUSE_CONV_ON_FEATURES", False,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A head with settings, and how many parameters it must have.
+
+    Args:
+        head: name in the registry.
+        settings: in words.
+        published: number of parameters; None for a head that is ours.
+        overrides: config pairs.
+        depth: of the ResNet below, whose parameters count too; None counts the head alone.
+        stated: whether the authors print the number.
+    """
+
+    head: str
+    settings: str
+    published: int | None
+    overrides: tuple = ()
+    depth: int | None = None
+    stated: bool = False
+
+
+def _refinenet(settings: str, published: int, *overrides, depth=None, stated=False) -> Row:
+    return Row("RefineNetHead", settings, published, overrides, depth, stated)
+
+
+def _two_scale(settings: str, cascade: str, halves: list[str], published: int) -> Row:
+    return _refinenet(
+        settings, published, "MODEL.REFINENET.CASCADE", cascade,
+        "MODEL.BACKBONE.NAME", "build_two_scale_backbone",
+        "MODEL.SEM_SEG_HEAD.IN_FEATURES", [*RESNET, *halves],
+    )  # fmt: skip
+
+
+def _gcn(k: int, classes: int, upsampling: str, published: int) -> Row:
+    return Row(
+        "GCNHead", f"k={k}, {classes} classes, {upsampling}", published,
+        ("MODEL.GCN.KERNEL_SIZE", [k], "MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes,
+         "MODEL.GCN.UPSAMPLING", upsampling),
+    )  # fmt: skip
+
+
+def _exfuse(k: int, ecre: bool, seb: bool, dap: bool, published: int) -> Row:
+    parts = [name for name, on in (("ECRE", ecre), ("SEB", seb), ("DAP", dap)) if on]
+    return Row(
+        "ExFuseHead", f"k={k}, {' + '.join(parts) or 'all off'}", published,
+        ("MODEL.GCN.KERNEL_SIZE", [k], "MODEL.EXFUSE.SUB_PIXEL", ecre,
+         "MODEL.EXFUSE.SUPERVISE_FIRST", ecre, "MODEL.EXFUSE.SEMANTIC_EMBEDDING", seb,
+         "MODEL.EXFUSE.DAP_SIZE", 3 if dap else 1),
+    )  # fmt: skip
+
+
+ROWS = (
+    _refinenet("4-cascaded, head", 75_552_277),
+    _refinenet("4-cascaded, 2 poolings, head", 67_294_741, "MODEL.REFINENET.POOL_BLOCKS", 2),
+    _refinenet("single, head", 38_980_117, "MODEL.REFINENET.CASCADE", "single"),
+    _refinenet("2-cascaded, head", 45_468_949, "MODEL.REFINENET.CASCADE", "2_cascaded"),
+    _two_scale("2-scale, 7 paths, head", "2_scale", HALF[1:], 87_939_861),
+    _two_scale("2-scale, 8 paths, head", "2_scale_paired", HALF, 112_123_925),
+    _refinenet("ResNet-50", 99_060_309, depth=50),
+    _refinenet("ResNet-101", 118_052_437, depth=101, stated=True),
+    _refinenet("ResNet-152", 133_696_085, depth=152),
+    _refinenet("light-weight, head", 3_849_493, *LIGHT),
+    _refinenet("light-weight, ResNet-50", 27_357_525, *LIGHT, depth=50, stated=True),
+    _refinenet("light-weight, ResNet-101", 46_349_653, *LIGHT, depth=101, stated=True),
+    _refinenet("light-weight, ResNet-152", 61_993_301, *LIGHT, depth=152, stated=True),
+    _refinenet(
+        "light-weight, MobileNet-v2", 3_284_565, *LIGHT, *ON_MOBILENET, depth=0, stated=True
+    ),
+    _gcn(7, 21, "bilinear", 1_225_812),
+    _gcn(7, 21, "deconv", 1_261_092),
+    _gcn(15, 21, "bilinear", 2_544_276),
+    _gcn(15, 21, "deconv", 2_579_556),
+    _gcn(25, 19, "bilinear", 3_779_328),
+    _gcn(25, 19, "deconv", 3_808_208),
+    Row("GCNHead", "k=15, 21 classes, deconv, ResNet-152", 60_723_364, depth=152),
+    *(
+        _exfuse(k, *parts, published[i])
+        for i, k in enumerate((7, 15))
+        for parts, published in (
+            ((False, False, False), (1_261_092, 2_579_556)),
+            ((True, False, False), (1_269_996, 2_588_460)),
+            ((False, True, False), (42_551_588, 43_870_052)),
+            ((True, True, False), (42_560_492, 43_878_956)),
+            ((False, True, True), (50_909_252, 55_421_060)),
+            ((True, True, True), (50_918_156, 55_429_964)),
+        )
+    ),
+    *(
+        Row(
+            "DeepFuseSemSegHead", f"width 128, depth {depth}", None, ("MODEL.DEEPFUSE.DEPTH", depth)
+        )
+        for depth in (0, 1, 2)
+    ),
+)
+
+
+def count(row: Row) -> int:
+    """Parameters of what `row` describes, built without memory."""
+    cfg = get_cfg()
+    add_deepfuse_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    # frozen norms keep their weights as buffers, which do not count
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.RESNETS.DEPTH = row.depth or 50
+    cfg.MODEL.RESNETS.OUT_FEATURES = RESNET
+    cfg.MODEL.SEM_SEG_HEAD.NAME = row.head
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = RESNET
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 21
+    cfg.merge_from_list(list(row.overrides))
+    with torch.device("meta"):
+        backbone = build_backbone(cfg, ShapeSpec(channels=3))
+        head = SEM_SEG_HEADS_REGISTRY.get(row.head)(cfg, backbone.output_shape())
+    parts = [head] if row.depth is None else [head, backbone]
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    table, differs = [], False
+    for row in ROWS:
+        ours = count(row)
+        published = difference = "-"
+        if row.published is not None:
+            published = f"{row.published:,}" + ("*" if row.stated else "")
+            difference = ours - row.published
+            differs |= difference != 0
+        table.append([row.head, row.settings, f"{ours:,}", published, difference])
+    headers = ["head", "settings", "ours", "published", "difference"]
+    align = ("left", "left", "right", "right", "right")
+    print(tabulate(table, headers, tablefmt="github", colalign=align, disable_numparse=True))
+    print("\n21 classes where none are given. * printed by the authors, others summed by layer.")
+    return int(differs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
