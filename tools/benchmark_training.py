@@ -9,7 +9,6 @@ where the hardware has it. Ratios are medians over rounds, each round timing eve
 """
 
 import argparse
-import statistics
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import torch
 from detectron2.data import build_detection_train_loader
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from interleaved import summarize
 from tabulate import tabulate
 from tqdm import trange
 
@@ -102,11 +102,8 @@ def main() -> None:
     rows = []
     for contestant in contestants:
         seconds = contestant.seconds[1:]
-        ratios = [ours / theirs for ours, theirs in zip(seconds, stock, strict=True)]
         parameters = sum(p.numel() for p in contestant.model.parameters()) / 1e6
-        rows.append(
-            [contestant.name, parameters, statistics.median(seconds), statistics.median(ratios)]
-        )
+        rows.append([contestant.name, parameters, *summarize(seconds, stock)])
     print(
         f"\nMask R-CNN, {args.height} x {2 * args.height}, batch {args.batch}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, {args.rounds} rounds\n"

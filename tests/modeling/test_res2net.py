@@ -15,7 +15,7 @@ from torch import nn
 from deepfuse_d2.checkpoint.res2net_names import is_dla, is_res2net, rename_dla, rename_res2net
 from deepfuse_d2.engine import load_config
 from deepfuse_d2.errors import ConfigError
-from deepfuse_d2.modeling.backbone import DLA, Res2Net
+from deepfuse_d2.modeling.backbone import DLA, Res2Net, dla, res2net
 from deepfuse_d2.modeling.backbone.res2net_blocks import MultiScaleBranch, Res2NetBlock
 
 SMALL = (
@@ -44,76 +44,54 @@ class TestRes2NetDLA(BackboneSuite):
     overrides = SMALL_DLA
 
 
-V1B = {"deep_stem": True, "avg_down": True}
-# name in timm (None: not there) -> ours, parameters with the classifier, of res2 to res5
-VARIANTS = {
-    "res2net50_26w_4s": (
-        Res2Net, {}, 25_699_120, (214_056, 1_229_856, 7_198_368, 14_998_304),
-    ),
-    "res2net50_48w_2s": (
-        Res2Net, {"base_width": 48, "scale": 2},
-        25_287_304, (210_528, 1_207_552, 7_058_176, 14_752_512),
-    ),
-    "res2net50_14w_8s": (
-        Res2Net, {"base_width": 14, "scale": 8},
-        25_059_816, (207_264, 1_197_280, 7_009_760, 14_586_976),
-    ),
-    "res2net50_26w_6s": (
-        Res2Net, {"scale": 6}, 37_051_448, (321_072, 1_825_568, 10_820_896, 22_025_376),
-    ),
-    "res2net50_26w_8s": (
-        Res2Net, {"scale": 8}, 48_403_776, (428_088, 2_421_280, 14_443_424, 29_052_448),
-    ),
-    "res2net101_26w_4s": (
-        Res2Net, {"depth": 101}, 45_206_688, (214_056, 1_229_856, 26_705_936, 14_998_304),
-    ),
-    "res2next50": (
-        Res2Net, {"base_width": 4, "num_groups": 8},
-        24_671_464, (202_176, 1_178_112, 6_910_464, 14_322_176),
-    ),
-    "res2net50d": (
-        Res2Net, V1B, 25_718_352, (214_056, 1_229_856, 7_198_368, 14_998_304),
-    ),
-    "res2net101d": (
-        Res2Net, {"depth": 101, **V1B},
-        45_225_920, (214_056, 1_229_856, 26_705_936, 14_998_304),
-    ),
-    "v1b-152": (
-        Res2Net, {"depth": 152, **V1B},
+# timm's name, or arguments -> parameters with the classifier, and of res2 to res5
+PUBLISHED = [
+    ("res2net50_26w_4s", 25_699_120, (214_056, 1_229_856, 7_198_368, 14_998_304)),
+    ("res2net50_48w_2s", 25_287_304, (210_528, 1_207_552, 7_058_176, 14_752_512)),
+    ("res2net50_14w_8s", 25_059_816, (207_264, 1_197_280, 7_009_760, 14_586_976)),
+    ("res2net50_26w_6s", 37_051_448, (321_072, 1_825_568, 10_820_896, 22_025_376)),
+    ("res2net50_26w_8s", 48_403_776, (428_088, 2_421_280, 14_443_424, 29_052_448)),
+    ("res2net101_26w_4s", 45_206_688, (214_056, 1_229_856, 26_705_936, 14_998_304)),
+    ("res2next50", 24_671_464, (202_176, 1_178_112, 6_910_464, 14_322_176)),
+    ("res2net50d", 25_718_352, (214_056, 1_229_856, 7_198_368, 14_998_304)),
+    ("res2net101d", 45_225_920, (214_056, 1_229_856, 26_705_936, 14_998_304)),
+    (
+        {"depth": 152, "deep_stem": True, "avg_down": True},
         61_294_480, (214_056, 2_380_864, 41_623_488, 14_998_304),
     ),
-    "50 18w4s": (
-        Res2Net, {"base_width": 18}, 18_095_104, (142_200, 831_136, 4_775_968, 10_287_264),
-    ),
-    "50 18w6s": (
-        Res2Net, {"base_width": 18, "scale": 6},
+    ({"base_width": 18}, 18_095_104, (142_200, 831_136, 4_775_968, 10_287_264)),
+    (
+        {"base_width": 18, "scale": 6},
         25_158_664, (208_512, 1_202_080, 7_035_040, 14_654_496),
     ),
-    "ResNet-50": (
-        Res2Net, {"base_width": 64, "scale": 1},
+    # ResNet-50
+    (
+        {"base_width": 64, "scale": 1},
         25_557_032, (215_808, 1_219_584, 7_098_368, 14_964_736),
     ),
-    # timm's counts; the paper's 21.15 M and 17.33 M include projections that are never used
-    "dla60": (DLA, {"scale": 1, "base_width": 64}, 22_036_632, None),
-    "dla60x": (DLA, {"scale": 1, "base_width": 4, "num_groups": 32}, 17_352_344, None),
-    "dla60_res2net": (DLA, {}, 20_848_072, None),
-    "dla60_res2next": (DLA, {"base_width": 4, "num_groups": 8}, 17_032_984, None),
-}  # fmt: skip
+]  # fmt: skip
 
 
 def parameters(module):
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.parametrize("name", list(VARIANTS))
-def test_parameters_are_counted_as_published(name):
-    network_class, arguments, total, stages = VARIANTS[name]
+@pytest.mark.parametrize(("variant", "total", "stages"), PUBLISHED, ids=lambda v: str(v)[:50])
+def test_parameters_are_counted_as_published(variant, total, stages):
+    arguments = res2net.VARIANTS[variant] if isinstance(variant, str) else variant
     with torch.device("meta"):
-        network = network_class(**arguments, num_classes=1000)
+        network = Res2Net(**arguments, num_classes=1000)
     assert parameters(network) == total
-    if stages is not None:
-        assert tuple(parameters(getattr(network, stage)) for stage in FEATURES) == stages
-        assert parameters(network.stem) == (28_768 if "deep_stem" in arguments else 9_536)
+    assert tuple(parameters(getattr(network, stage)) for stage in FEATURES) == stages
+    assert parameters(network.stem) == (28_768 if "deep_stem" in arguments else 9_536)
+
+
+@pytest.mark.parametrize("name", list(dla.VARIANTS))
+def test_dlas_have_timms_count_of_parameters(name):
+    # the paper's 21.15 M and 17.33 M include projections that are never used
+    with torch.device("meta"):
+        ours, theirs = DLA(**dla.VARIANTS[name], num_classes=1000), timm.create_model(name)
+    assert parameters(ours) == parameters(theirs)
 
 
 # the 101s differ from the 50s in the number of blocks alone; tools/benchmark_backbones.py --parity
@@ -122,20 +100,20 @@ def test_parameters_are_counted_as_published(name):
     "name", ["res2net50_26w_4s", "res2net50_48w_2s", "res2net50_14w_8s", "res2next50", "res2net50d"]
 )
 def test_renamed_weights_give_timms_features_to_the_bit(name):
-    assert_parity(name, is_res2net, rename_res2net, (1, 2, 3, 4))
+    assert_parity(name, Res2Net(**res2net.VARIANTS[name], out_features=FEATURES), (1, 2, 3, 4))
 
 
 @pytest.mark.parametrize("name", ["dla60", "dla60_res2net", "dla60_res2next"])
 def test_renamed_weights_give_timms_dla_features_to_the_bit(name):
-    assert_parity(name, is_dla, rename_dla, (2, 3, 4, 5))
+    assert_parity(name, DLA(**dla.VARIANTS[name], out_features=FEATURES), (2, 3, 4, 5))
 
 
-def assert_parity(name, recognises, rename, out_indices):
-    network_class, arguments, _, _ = VARIANTS[name]
+def assert_parity(name, ours, out_indices):
+    recognises, rename = (is_dla, rename_dla) if "dla" in name else (is_res2net, rename_res2net)
     theirs = perturb_norms(timm.create_model(name)).double().eval()
     weights = theirs.state_dict()
     assert recognises(weights)
-    ours = network_class(**arguments, out_features=FEATURES).double().eval()
+    ours = ours.double().eval()
     missing, unexpected = ours.load_state_dict(rename(weights), strict=False)
     assert not unexpected
     assert all(name.endswith("num_batches_tracked") for name in missing)
@@ -148,7 +126,7 @@ def assert_parity(name, recognises, rename, out_indices):
 
 
 def test_mmdetections_names_of_the_stem_are_known():
-    official = perturb_norms(Res2Net(depth=26, **V1B)).state_dict()
+    official = perturb_norms(Res2Net(depth=26, deep_stem=True, avg_down=True)).state_dict()
     mmdet = {}
     stem = {"conv1_1": ("0", "1"), "conv1_2": ("3", "4"), "conv1_3": ("6", "7")}
     for name, value in official.items():

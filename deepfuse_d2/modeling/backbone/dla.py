@@ -3,13 +3,6 @@
 Every stage is a tree: its leaves are blocks, and its roots, 1x1 convolutions, aggregate blocks of
 different depth. A builder of its own rather than a key of Res2Net: nothing but the block is shared.
 
-=================  ============================================
-DLA-60             scale=1, base_width=64
-DLA-X-60           scale=1, base_width=4, num_groups=32
-Res2Net-DLA-60     scale=4, base_width=28
-Res2NeXt-DLA-60    scale=4, base_width=4, num_groups=8
-=================  ============================================
-
 Differs from the authors' code in two ways that no published weight notices: maps are halved with
 sizes rounded up, as the convolutions beside do, so that odd sizes work; and the projections that
 the code builds for trees of trees but never uses are left out.
@@ -28,7 +21,7 @@ from ...errors import ConfigError
 from .res2net_blocks import MultiScaleBranch, conv_norm
 from .staged import StagedBackbone, refuse_deformable
 
-__all__ = ["DLA", "Tree", "TreeBlock", "build_dla_backbone"]
+__all__ = ["DLA", "VARIANTS", "Tree", "TreeBlock", "build_dla_backbone"]
 
 
 class TreeBlock(MultiScaleBranch):
@@ -120,8 +113,18 @@ class DLAStem(CNNBlockBase):
         return x
 
 
+# Arguments of what has public weights, by timm's names: DLA-60, DLA-X-60, and the Res2Net paper's
+# Res2Net-DLA-60 and Res2NeXt-DLA-60.
+VARIANTS = {
+    "dla60": {"scale": 1, "base_width": 64},
+    "dla60x": {"scale": 1, "base_width": 4, "num_groups": 32},
+    "dla60_res2net": {"scale": 4, "base_width": 28},
+    "dla60_res2next": {"scale": 4, "base_width": 4, "num_groups": 8},
+}
+
+
 class DLA(StagedBackbone):
-    """DLA-60 and its Res2Net and Res2NeXt forms; the table above says which is which.
+    """DLA-60 and its Res2Net and Res2NeXt forms, which `VARIANTS` names; Res2Net-DLA-60 by default.
 
     Example:
         >>> network = DLA(scale=4, base_width=4, num_groups=8, out_features=["res2", "res5"])

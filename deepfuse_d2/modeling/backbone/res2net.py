@@ -24,22 +24,31 @@ from ...errors import ConfigError
 from .res2net_blocks import DeepStem, Res2NetBlock
 from .staged import StagedBackbone, refuse_deformable
 
-__all__ = ["Res2Net", "build_res2net_backbone", "split_width"]
+__all__ = ["VARIANTS", "Res2Net", "build_res2net_backbone", "split_width"]
 
 # Blocks of res2, res3, res4, res5. Depth 26, the size of a ResNet-18, is ours.
 BLOCKS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
+# Arguments of what has public weights, by timm's names; "d" is the authors' v1b.
+VARIANTS = {
+    "res2net50_26w_4s": {},
+    "res2net50_48w_2s": {"base_width": 48, "scale": 2},
+    "res2net50_14w_8s": {"base_width": 14, "scale": 8},
+    "res2net50_26w_6s": {"scale": 6},
+    "res2net50_26w_8s": {"scale": 8},
+    "res2net101_26w_4s": {"depth": 101},
+    "res2next50": {"base_width": 4, "num_groups": 8},
+    "res2net50d": {"deep_stem": True, "avg_down": True},
+    "res2net101d": {"depth": 101, "deep_stem": True, "avg_down": True},
+}
+
+
 class Res2Net(StagedBackbone):
     """Res2Net and Res2NeXt as a dense backbone, or with `num_classes` as a classifier.
 
-    ================  =======================================================================
-    Res2Net-50        depth=50: 26w4s; or base_width=48, scale=2; 14, 8; 26, 6; 26, 8; 18, 4
-    Res2Net-101       depth=101
-    Res2Net-v1b       deep_stem=True, avg_down=True, depth=50, 101 or 152
-    Res2NeXt-50       base_width=4, num_groups=8
-    ResNet, ResNeXt   scale=1, base_width=64
-    ================  =======================================================================
+    The defaults are Res2Net-50 26w4s; `VARIANTS` has the others that were published. With
+    `scale` 1 and `base_width` 64 it is a ResNet or a ResNeXt.
 
     Example:
         >>> network = Res2Net(depth=50, out_features=["res2", "res5"])
