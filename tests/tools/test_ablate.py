@@ -429,13 +429,15 @@ def test_a_plan_that_is_not_there_or_no_yaml_is_named(study, tmp_path):
 @pytest.mark.parametrize("name", ["minicity", "pennfudan"])
 def test_the_projects_own_plans_hold_what_the_documentation_compares(name, repository, monkeypatch):
     monkeypatch.chdir(repository)
+    # the FPN that every cell starts from is not there before it is trained
+    monkeypatch.setattr("deepfuse_d2.ablation.plan.check_config", lambda cfg: None)
     plan = load_plan(f"configs/ablations/deepfuse_{name}.yaml")
-    assert len(plan.cells) == 24
+    assert len(plan.cells) == 21
     configs = {cell.setting: cell.config for cell in plan.cells}
     assert plan.reference == "FPN"
     assert configs["FPN"]["MODEL.DEEPFUSE.DEPTH"] == 0
     family = {(c["MODEL.DEEPFUSE.UNIT"], c["MODEL.DEEPFUSE.DEPTH"]) for c in configs.values()}
-    for member in (("residual", 1), ("residual", 2), ("bottleneck", 1), ("separable", 1)):
+    for member in (("residual", 1), ("bottleneck", 1), ("bottleneck", 2), ("separable", 1)):
         assert member in family
     assert {c["MODEL.DEEPFUSE.MERGE"] for c in configs.values()} == {"sum", "gated"}
     assert {c["MODEL.DEEPFUSE.DROP_PATH"] for c in configs.values()} == {0.0, 0.2}
