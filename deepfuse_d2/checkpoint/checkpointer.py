@@ -62,6 +62,7 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
         data = {"model": self.model.state_dict()}
         data |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         data |= kwargs
+        assert os.path.basename(name) == name, name
         target = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {target}")
         write_torch(target, data)

@@ -35,7 +35,7 @@ class Weights:
         expects: config keys and values the weights fix; see expectations.py.
         renamed: whether `state` has been renamed from the names of a source, now or when the file
             was written. Then every part of the bottom-up network is known.
-        original: the same tensors under the names of the file, if they were renamed just now.
+        original: the same tensors under the names of the file, if renaming changed them just now.
         unused: names in the file of tensors outside the network that was recognised.
         rest: everything else the file holds: iteration, state of the optimizer, ...
     """
@@ -78,12 +78,13 @@ def _recognised(tensors: dict[str, Tensor], rest: dict[str, Any]) -> Weights:
         inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         source: Source | None = recognise(inside)
         if source is not None:
+            state = source.rename(inside)
             return Weights(
-                source.rename(inside),
+                state,
                 source.name,
                 expectations_of(source),
                 renamed=True,
-                original=inside,
+                original={} if state.keys() <= inside.keys() else inside,
                 unused=[name for name in tensors if not name.startswith(prefix)],
                 rest=rest,
             )
