@@ -27,6 +27,10 @@ def resample(x: torch.Tensor, size: tuple[int, int], mode: str = "nearest") -> t
     """
     if x.shape[2] == size[0] and x.shape[3] == size[1]:
         return x
+    return _interpolate(x, size, mode)
+
+
+def _interpolate(x: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
     if mode == "bilinear":
         return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
     return F.interpolate(x, size=size, mode="nearest")
@@ -98,6 +102,7 @@ class Resample(nn.Module):
     ):
         super().__init__()
         self.mode = upsample
+        self.coarser = stride > target_stride
         self.down: nn.Module = nn.Identity()
         if stride < target_stride:
             ratio = target_stride // stride
@@ -110,4 +115,7 @@ class Resample(nn.Module):
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """(N, C, H_s, W_s) -> (N, C, *size)"""
+        if self.coarser:
+            # without a look at the sizes: a trace of tiny, equal ones must serve larger maps too
+            return _interpolate(x, size, self.mode)
         return resample(self.down(x), size, self.mode)

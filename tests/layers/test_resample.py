@@ -80,6 +80,21 @@ def test_a_map_of_the_right_size_is_passed_on_as_it_is():
         assert resample(x, (5, 7), mode) is x
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_trace_of_maps_of_one_pixel_serves_larger_ones():
+    class Fpn(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.resample = Resample(3, 8, 4)
+
+        def forward(self, target, source):
+            return target + self.resample(source, (target.shape[2], target.shape[3]))
+
+    traced = torch.jit.trace(Fpn(), (torch.randn(1, 3, 1, 1), torch.randn(1, 3, 1, 1)))
+    target, source = torch.randn(1, 3, 5, 8), torch.randn(1, 3, 3, 4)
+    assert torch.equal(traced(target, source), Fpn()(target, source))
+
+
 @pytest.mark.parametrize("downsample", DOWNSAMPLES)
 def test_a_size_off_by_a_pixel_is_met_exactly(downsample):
     # a network that rounds down gives 5 x 8 where pooling gives 6 x 9

@@ -5,11 +5,13 @@ import re
 import pytest
 import torch
 from backbone_suite import BackboneSuite, backbone_config, build, loss_of, perturb_norms
+from detectron2.config import get_cfg
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
-from detectron2.modeling import build_model
+from detectron2.modeling import FPN, build_backbone, build_model
 from detectron2.modeling.backbone import build_resnet_backbone
 from torch import nn
 
+from deepfuse_d2 import add_deepfuse_config
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
 from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.layers import MERGES, UNITS
@@ -266,6 +268,25 @@ def test_it_is_built_from_python_without_a_config():
         fuse_stages=["res5"], merge="concat", unit="separable",
     )  # fmt: skip
     assert list(network(torch.randn(1, 3, 64, 64))) == ["res4", "res5"]
+
+
+def test_the_quick_config_trains_the_insertions_of_its_network(repository):
+    cfg = get_cfg()
+    add_deepfuse_config(cfg)
+    cfg.merge_from_file(repository / "configs/MiniCity/mask_rcnn_R_18_DeepFuseResNet_quick.yaml")
+    network = build_backbone(cfg, ShapeSpec(channels=3)).train()
+    assert type(network) is FPN
+    insertions = {
+        name: parameter
+        for name, parameter in network.bottom_up.named_parameters()
+        if name.startswith("fuse_")
+    }
+    assert len({name.split(".scale")[0] for name in insertions if "scale" in name}) == 6
+    for _ in range(2):
+        loss_of(network(torch.randn(2, 3, 64, 64))).backward()
+        torch.optim.SGD(insertions.values(), lr=0.1).step()
+    for name, parameter in insertions.items():
+        assert parameter.grad.abs().sum() > 0, name
 
 
 @pytest.mark.parametrize(

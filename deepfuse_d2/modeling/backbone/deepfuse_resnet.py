@@ -20,9 +20,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone import build_resnet_backbone
 from torch import Tensor, nn
 
-from ...errors import ConfigError
 from ...layers import DeepFuse, check_checkpoint_stages, run_stage
-from ..deepfuse_config import deepfuse_arguments
+from ..deepfuse_config import config_errors, deepfuse_arguments
 
 __all__ = ["BACKBONE_DIRECTIONS", "DeepFuseResNet", "build_deepfuse_resnet_backbone"]
 
@@ -172,7 +171,7 @@ def build_deepfuse_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Deep
     """detectron2's ResNet as MODEL.RESNETS says, with MODEL.DEEPFUSE after BACKBONE_STAGES."""
     plain = build_resnet_backbone(cfg, input_shape)
     deepfuse = cfg.MODEL.DEEPFUSE
-    try:
+    with config_errors():
         return DeepFuseResNet(
             plain.stem,
             [list(stage) for stage in plain.stages],
@@ -184,5 +183,3 @@ def build_deepfuse_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Deep
             checkpoint_stages=cfg.MODEL.BACKBONE.CHECKPOINT_STAGES,
             **deepfuse_arguments(cfg),
         )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error

@@ -6,6 +6,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.utils.registry import Registry
 
 from ...errors import ConfigError
+from ..deepfuse_config import config_errors
 
 __all__ = ["NECK_REGISTRY", "build_neck_backbone", "look_up"]
 
@@ -33,4 +34,6 @@ def build_neck_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """MODEL.NECK.NAME on top of MODEL.NECK.BOTTOM_UP."""
     bottom_up_builder = look_up(BACKBONE_REGISTRY, cfg.MODEL.NECK.BOTTOM_UP, "MODEL.NECK.BOTTOM_UP")
     neck_builder = look_up(NECK_REGISTRY, cfg.MODEL.NECK.NAME, "MODEL.NECK.NAME")
-    return neck_builder(cfg, bottom_up_builder(cfg, input_shape))
+    bottom_up = bottom_up_builder(cfg, input_shape)
+    with config_errors():
+        return neck_builder(cfg, bottom_up)

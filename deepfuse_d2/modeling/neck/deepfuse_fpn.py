@@ -26,7 +26,7 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from torch import Tensor, nn
 
 from ...layers import DeepFuse, same_size_conv
-from ..deepfuse_config import deepfuse_arguments
+from ..deepfuse_config import config_errors, deepfuse_arguments
 from .build import NECK_REGISTRY
 from .top_block import build_top_block
 
@@ -223,4 +223,5 @@ def _check_features(in_features: list[str], shapes: dict[str, ShapeSpec]) -> Non
 @BACKBONE_REGISTRY.register()
 def build_resnet_deepfuse_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DeepFuseFPN:
     """The short way: detectron2's ResNet with a DeepFuseFPN, whatever MODEL.NECK names."""
-    return DeepFuseFPN(cfg, build_resnet_backbone(cfg, input_shape))
+    with config_errors():
+        return DeepFuseFPN(cfg, build_resnet_backbone(cfg, input_shape))
