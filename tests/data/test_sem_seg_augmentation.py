@@ -206,7 +206,7 @@ def test_classes_and_ignored_label_of_the_data_set_must_be_the_heads():
     )  # fmt: skip
     check_labels(cfg)
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 255
-    with pytest.raises(ConfigError, match="VALUE is 255.*have the label 3 in .* three_classes"):
+    with pytest.raises(ConfigError, match=r"VALUE is 255.*have the label 3 in .* three_classes"):
         check_labels(cfg)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
     with pytest.raises(ConfigError, match="CLASSES is 4; the data set three_classes has 3 classes"):

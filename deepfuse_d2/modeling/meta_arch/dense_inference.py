@@ -6,8 +6,9 @@ Everything runs as streams of row bands (row_bands.py). What is held of an image
     one view, logits     the logits
     several views        the sum of the probabilities, K float maps once
 
-Without tiles, the logits as the network gives them come on top: for a head of stride 4 a sixteenth
-of that.
+On top come the logits as the network gives them, at the stride of its head, whole or a row of tiles
+at a time. So labels of tiles that are small against the image never need K float maps twice, even
+of a head of stride 1.
 """
 
 import itertools
@@ -132,7 +133,7 @@ class DenseInference:
                 total[:, rows] += band.softmax(dim=0)
                 top = rows.stop
         if self.output == "labels":
-            return row_bands.labels_of([total])
+            return row_bands.labels_of(row_bands.in_pieces([total]))
         tiny = torch.finfo(total.dtype).tiny
         return total.div_(len(views)).clamp_(min=tiny).log_()
 
@@ -194,11 +195,10 @@ def to_size(
         size: of the result.
         flipped: mirror the result.
     """
+    bands = row_bands.in_pieces(bands)
     first = next(bands)
     stride = padded[1] // first.shape[-1]
-    bands = itertools.chain([first], bands)
-    del first  # it can go when the chain has passed it on
-    bands = row_bands.resize(bands, padded[0] // stride, padded)
+    bands = row_bands.resize(itertools.chain([first], bands), padded[0] // stride, padded)
     bands = row_bands.crop(bands, content)
     bands = row_bands.resize(bands, content[0], size)
     for band in bands:

@@ -54,8 +54,8 @@ def predict_in_tiles(
 ) -> Iterator[Tensor]:
     """Yield the blended prediction of an image in row bands, from top to bottom.
 
-    Holds one row of tiles of the prediction, what overlaps with the one before, and the tiles in
-    work.
+    Holds one row of tiles of the prediction and the tiles in work. A band is overwritten when the
+    next one is asked for.
 
     Args:
         predict: (B, C, h, w) -> (B, K, h / q, w / q) with one stride q for all sizes.
@@ -75,34 +75,34 @@ def predict_in_tiles(
     for numbers in (height, width, tile_height, tile_width, overlap):
         assert numbers % divisor == 0, f"{numbers} pixels are no multiple of {divisor}"
 
-    held: Tensor | None = None  # rows from `top` on, to which tiles below may still add
+    held: Tensor | None = None  # rows from `top` on, of the whole width
     for row, top in enumerate(tops):
         strip = image[:, top : top + tile_height]
-        columns = None
         for first in range(0, len(lefts), batch):
             some = lefts[first : first + batch]
             tiles = torch.stack([strip[..., left : left + tile_width] for left in some])
             found = predict(tiles).float()
-            if columns is None:
+            if held is None:
                 stride = tile_width // found.shape[-1]
                 shape = (found.shape[1], tile_height // stride, width // stride)
-                columns = found.new_zeros(shape)
+                held = found.new_zeros(shape)
                 across = _blend(lefts, width, tile_width, stride).to(found)
                 down = _blend(tops, height, tile_height, stride).to(found)
+            rows = slice(top // stride, (top + tile_height) // stride)
             for number, (left, logits) in enumerate(zip(some, found, strict=True), start=first):
-                window = slice(left // stride, (left + tile_width) // stride)
-                columns[..., window] += across[number, window] * logits
-        window = slice(top // stride, (top + tile_height) // stride)
-        columns *= down[row, window, None]
-        if held is not None:
-            columns[:, : held.shape[1]] += held
+                columns = slice(left // stride, (left + tile_width) // stride)
+                weight = torch.outer(down[row, rows], across[number, columns])
+                held[..., columns].addcmul_(logits, weight)
+            del tiles, found, logits  # none is left when the rows go out
         if row + 1 == len(tops):
-            yield columns
+            yield held
             return
         finished = (tops[row + 1] - top) // stride
-        yield columns[:, :finished]
-        # a copy, so that the finished rows can go
-        held = columns[:, finished:].clone()
+        yield held[:, :finished]
+        left_over = held[:, finished:].clone()
+        held[:, : left_over.shape[1]] = left_over
+        held[:, left_over.shape[1] :] = 0
+        del left_over
 
 
 def _blend(starts: Sequence[int], length: int, tile: int, stride: int) -> Tensor:
