@@ -44,6 +44,9 @@ class GlobalConvolution(nn.Module):
         # l and r: the left and right branch of the figure
         self.conv_l1, self.conv_l2 = conv(in_channels, tall), conv(out_channels, wide)
         self.conv_r1, self.conv_r2 = conv(in_channels, wide), conv(out_channels, tall)
+        # it ends in class scores: they start close to equal
+        for last in (self.conv_l2, self.conv_r2):
+            nn.init.normal_(last.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
