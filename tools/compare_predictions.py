@@ -10,10 +10,9 @@ from pathlib import Path
 
 import cv2
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
-from deepfuse_d2.engine import check_config, load_config
+from deepfuse_d2.engine import SafePredictor, check_config, load_config
 from deepfuse_d2.errors import UserError
 from deepfuse_d2.visualization import draw_annotations, draw_predictions, sheet
 
@@ -41,7 +40,7 @@ def compare(args: argparse.Namespace) -> None:
     metadata = MetadataCatalog.get(dataset)
     records = DatasetCatalog.get(dataset)
     step = max(len(records) // args.num, 1)
-    predictor = DefaultPredictor(cfg)
+    predictor = SafePredictor(cfg)
 
     rows = []
     for record in tqdm(records[::step][: args.num], desc="Drawing", unit="image"):

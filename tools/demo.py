@@ -11,10 +11,9 @@ from pathlib import Path
 
 import cv2
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
-from deepfuse_d2.engine import check_config, load_config
+from deepfuse_d2.engine import SafePredictor, check_config, load_config
 from deepfuse_d2.errors import UserError
 from deepfuse_d2.visualization import draw_predictions
 
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     images = find_images(args.input)
     cfg = load_config(args.config_file, [*(args.opts or []), "MODEL.WEIGHTS", args.weights])
     check_config(cfg)
-    predictor = DefaultPredictor(cfg)
+    predictor = SafePredictor(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     args.output.mkdir(parents=True, exist_ok=True)
 

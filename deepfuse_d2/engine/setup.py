@@ -158,6 +158,11 @@ def _config_errors(cfg: CfgNode, where: str):
         raise ConfigError(f"{where}: unknown config key {key}.{hint}") from error
     except FileNotFoundError as error:
         raise ConfigError(f"{where}: {error.filename} does not exist (_BASE_?).") from error
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(
+            f"{where}: {error}. A config holds plain values only, because a yaml that builds "
+            "python objects can run code; write the value itself."
+        ) from error
     except (ValueError, SyntaxError, yaml.YAMLError) as error:
         raise ConfigError(f"{where}: {error}") from error
 

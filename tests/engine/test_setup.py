@@ -63,13 +63,19 @@ def test_a_wrong_override_is_named(opts, message):
         ("MODEL: [1\n", "In .*a.yaml: "),
         ("_BASE_: nowhere.yaml\n", "nowhere.yaml does not exist"),
         ("OUTPUT_DIR: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        ("OUTPUT_DIR: !!python/object/new:os.mkdir [x]\n", "plain values only.*can run code"),
+        ("OUTPUT_DIR: !!python/name:os.getcwd\n", "plain values only"),
+        ("_BASE_: evil.yaml\n", "plain values only.*can run code"),
     ],
 )
 def test_a_wrong_yaml_is_named_and_runs_no_code(tmp_path, text, message):
+    evil = f"OUTPUT_DIR: !!python/object/apply:os.mkdir [{tmp_path}/executed]\n"
+    (tmp_path / "evil.yaml").write_text(evil)
     file = tmp_path / "a.yaml"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
         load_config(str(file))
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_missing_config_file_is_named():
