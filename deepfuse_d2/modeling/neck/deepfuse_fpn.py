@@ -25,10 +25,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from torch import Tensor, nn
 
-from ...layers import DeepFuse, same_size_conv
+from ...layers import DeepFuse
 from ..deepfuse_config import config_errors, deepfuse_arguments
 from .build import NECK_REGISTRY
-from .top_block import build_top_block
+from .pyramid import LateralPyramid
 
 __all__ = ["DIRECTIONS", "DeepFuseFPN", "build_resnet_deepfuse_fpn_backbone"]
 
@@ -37,7 +37,7 @@ DIRECTIONS = ("top_down", "bottom_up", "bidirectional")
 
 
 @NECK_REGISTRY.register()
-class DeepFuseFPN(Backbone):
+class DeepFuseFPN(LateralPyramid):
     """Lateral 1x1 convolutions, passes of DeepFuse over the levels, 3x3 output convolutions.
 
     Example:
@@ -69,31 +69,15 @@ class DeepFuseFPN(Backbone):
     ):
         """
         Args:
-            bottom_up: network whose features are fused.
-            in_features: names of its features, from high to low resolution, each stride twice the
-                one before.
-            out_channels: channels of every output.
+            bottom_up, in_features, out_channels, top_block: see :class:`.pyramid.Pyramid`.
             norm: normalisation of the lateral, output and strided convolutions; "" for none.
-            top_block: makes extra coarse levels, as in detectron2's FPN.
             merge, unit, depth, upsample, downsample, drop_path, zero_init: see
                 :class:`deepfuse_d2.layers.DeepFuse`.
             unit_norm: normalisation inside the units; "" for none.
             direction: "top_down", "bottom_up" or "bidirectional"; see the top of this file.
             repeats: how often the direction is gone through, 1 or more.
         """
-        super().__init__()
-        shapes = bottom_up.output_shape()
-        _check_features(in_features, shapes)
-        self.bottom_up = bottom_up
-        self.in_features = tuple(in_features)
-        # Level l has stride 2^l: res4 of stride 16 becomes p4.
-        self.levels = tuple(shapes[f].stride.bit_length() - 1 for f in in_features)
-
-        for level, feature in zip(self.levels, in_features, strict=True):
-            lateral = same_size_conv(shapes[feature].channels, out_channels, 1, norm)
-            output = same_size_conv(out_channels, out_channels, 3, norm)
-            self.add_module(f"fpn_lateral{level}", lateral)
-            self.add_module(f"fpn_output{level}", output)
+        super().__init__(bottom_up, in_features, out_channels, norm=norm, top_block=top_block)
         self.passes = _plan(direction, repeats)
         simple = {"merge": "sum", "depth": 0, "upsample": upsample}
         deep = {
@@ -123,29 +107,14 @@ class DeepFuseFPN(Backbone):
                 )
                 self.add_module(_fuse_name(level, i), fuse)
 
-        self.top_block = top_block
-        extra = top_block.num_levels if top_block is not None else 0
-        all_levels = [*self.levels, *range(self.levels[-1] + 1, self.levels[-1] + 1 + extra)]
-        self._out_features = [f"p{level}" for level in all_levels]
-        self._out_feature_strides = {f"p{level}": 2**level for level in all_levels}
-        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
-        self._size_divisibility = 2 ** self.levels[-1]
-
     @classmethod
     def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
-        neck = cfg.MODEL.NECK
         arguments = deepfuse_arguments(cfg)
         arguments["unit_norm"] = arguments.pop("norm")
         # the laterals align here, with a norm of their own: MODEL.NECK.NORM
         del arguments["align_norm"]
         return {
-            "bottom_up": bottom_up,
-            "in_features": neck.IN_FEATURES,
-            "out_channels": neck.OUT_CHANNELS,
-            "norm": neck.NORM,
-            "top_block": build_top_block(
-                neck.TOP_BLOCK, bottom_up, neck.IN_FEATURES, neck.OUT_CHANNELS
-            ),
+            **super().from_config(cfg, bottom_up),
             **arguments,
             "direction": cfg.MODEL.DEEPFUSE.DIRECTION,
             "repeats": cfg.MODEL.DEEPFUSE.REPEATS,
@@ -154,29 +123,16 @@ class DeepFuseFPN(Backbone):
     def _levels_in(self, order: str) -> tuple[int, ...]:
         return self.levels[::-1] if order == "down" else self.levels
 
-    @property
-    def size_divisibility(self) -> int:
-        """Stride of the coarsest fused level; detectron2 pads a batch of images to multiples."""
-        return self._size_divisibility
-
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
         features = self.bottom_up(image)
-        maps = {
-            level: getattr(self, f"fpn_lateral{level}")(features[name])
-            for level, name in zip(self.levels, self.in_features, strict=True)
-        }
+        maps = self.laterals(features)
         for i, (order, _) in enumerate(self.passes):
             for previous, level in itertools.pairwise(self._levels_in(order)):
                 fuse = getattr(self, _fuse_name(level, i))
                 maps[level] = fuse(maps[level], [maps[previous]])
-        pyramid = {f"p{level}": getattr(self, f"fpn_output{level}")(maps[level]) for level in maps}
-
-        outputs = list(pyramid.values())
-        if self.top_block is not None:
-            source = self.top_block.in_feature
-            outputs += self.top_block(features[source] if source in features else pyramid[source])
-        return dict(zip(self._out_features, outputs, strict=True))
+        maps = self.with_top(features, self.outputs(maps))
+        return {f"p{level}": x for level, x in maps.items()}
 
 
 def _plan(direction: str, repeats: int) -> list[tuple[str, bool]]:
@@ -201,23 +157,6 @@ def _plan(direction: str, repeats: int) -> list[tuple[str, bool]]:
 def _fuse_name(level: int, index: int) -> str:
     """Of the fusion into a level in the pass of that index: fuse2, then fuse2_pass2, ..."""
     return f"fuse{level}" if index == 0 else f"fuse{level}_pass{index + 1}"
-
-
-def _check_features(in_features: list[str], shapes: dict[str, ShapeSpec]) -> None:
-    unknown = [f for f in in_features if f not in shapes]
-    if unknown or not in_features:
-        raise ValueError(
-            f"The neck's in_features (MODEL.NECK.IN_FEATURES) {list(in_features)} are not among "
-            f"what the bottom-up network gives, {list(shapes)}. For detectron2's ResNet, "
-            "MODEL.RESNETS.OUT_FEATURES says what it gives."
-        )
-    strides = [shapes[f].stride for f in in_features]
-    doubling = all(b == 2 * a for a, b in itertools.pairwise(strides))
-    if not doubling or strides[0] & (strides[0] - 1):
-        raise ValueError(
-            f"The neck's in_features {list(in_features)} have strides {strides}; each must be a "
-            "power of two and twice the one before, from high to low resolution."
-        )
 
 
 @BACKBONE_REGISTRY.register()

@@ -21,21 +21,20 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import configurable
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from ...layers import DeepFuse, same_size_conv
 from ...layers.resample import StridedConvs
 from .build import NECK_REGISTRY
-from .pyramid import Pyramid
-from .top_block import build_top_block
+from .pyramid import LateralPyramid
 
 __all__ = ["PAFPN"]
 
 
 @NECK_REGISTRY.register()
-class PAFPN(Pyramid):
+class PAFPN(LateralPyramid):
     """FPN under detectron2's parameter names, and the bottom-up path augmentation of PANet.
 
     Example:
@@ -60,13 +59,7 @@ class PAFPN(Pyramid):
             bottom_up, in_features, out_channels, top_block: see :class:`.pyramid.Pyramid`.
             norm: normalisation of every convolution; "" for none.
         """
-        super().__init__(bottom_up, in_features, out_channels, top_block)
-        shapes = bottom_up.output_shape()
-        for level, feature in zip(self.levels, in_features, strict=True):
-            lateral = same_size_conv(shapes[feature].channels, out_channels, 1, norm)
-            output = same_size_conv(out_channels, out_channels, 3, norm)
-            self.add_module(f"fpn_lateral{level}", lateral)
-            self.add_module(f"fpn_output{level}", output)
+        super().__init__(bottom_up, in_features, out_channels, norm=norm, top_block=top_block)
         for level in self.levels[1:]:
             self.add_module(f"path_down{level}", StridedConvs(out_channels, 1, norm))
             self.add_module(
@@ -75,29 +68,13 @@ class PAFPN(Pyramid):
         # Both ways fuse by plain sums.
         self.fuse = DeepFuse([out_channels, out_channels], out_channels, merge="sum", depth=0)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
-        neck = cfg.MODEL.NECK
-        return {
-            "bottom_up": bottom_up,
-            "in_features": neck.IN_FEATURES,
-            "out_channels": neck.OUT_CHANNELS,
-            "norm": neck.NORM,
-            "top_block": build_top_block(
-                neck.TOP_BLOCK, bottom_up, neck.IN_FEATURES, neck.OUT_CHANNELS
-            ),
-        }
-
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
         features = self.bottom_up(image)
-        maps = {
-            level: getattr(self, f"fpn_lateral{level}")(features[name])
-            for level, name in zip(self.levels, self.in_features, strict=True)
-        }
+        maps = self.laterals(features)
         for coarser, level in itertools.pairwise(self.levels[::-1]):
             maps[level] = self.fuse(maps[level], [maps[coarser]])
-        maps = {level: getattr(self, f"fpn_output{level}")(maps[level]) for level in maps}
+        maps = self.outputs(maps)
         for finer, level in itertools.pairwise(self.levels):
             down = torch.relu(getattr(self, f"path_down{level}")(maps[finer]))
             fused = self.fuse(maps[level], [down])

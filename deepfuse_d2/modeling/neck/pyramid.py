@@ -3,11 +3,15 @@
 import itertools
 from collections.abc import Sequence
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-__all__ = ["Pyramid", "check_features"]
+from ...layers import same_size_conv
+from .top_block import build_top_block
+
+__all__ = ["LateralPyramid", "Pyramid", "check_features"]
 
 
 class Pyramid(Backbone):
@@ -62,6 +66,57 @@ class Pyramid(Backbone):
         source = features[source] if source in features else maps[int(source.removeprefix("p"))]
         extra = self.top_block(source)
         return maps | dict(zip(self.all_levels[len(self.levels) :], extra, strict=True))
+
+
+class LateralPyramid(Pyramid):
+    """A pyramid with FPN's 1x1 lateral and 3x3 output convolutions, under detectron2's names.
+
+    An FPN's checkpoint fits every neck of this kind.
+
+    Args:
+        norm: normalisation of both; "" for none.
+        bottom_up, in_features, out_channels, top_block: see :class:`Pyramid`.
+    """
+
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        in_features: Sequence[str],
+        out_channels: int,
+        *,
+        norm: str = "",
+        top_block: nn.Module | None = None,
+    ):
+        super().__init__(bottom_up, in_features, out_channels, top_block)
+        shapes = bottom_up.output_shape()
+        for level, feature in zip(self.levels, in_features, strict=True):
+            lateral = same_size_conv(shapes[feature].channels, out_channels, 1, norm)
+            output = same_size_conv(out_channels, out_channels, 3, norm)
+            self.add_module(f"fpn_lateral{level}", lateral)
+            self.add_module(f"fpn_output{level}", output)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
+        neck = cfg.MODEL.NECK
+        top_block = build_top_block(neck.TOP_BLOCK, bottom_up, neck.IN_FEATURES, neck.OUT_CHANNELS)
+        return {
+            "bottom_up": bottom_up,
+            "in_features": neck.IN_FEATURES,
+            "out_channels": neck.OUT_CHANNELS,
+            "norm": neck.NORM,
+            "top_block": top_block,
+        }
+
+    def laterals(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
+        """Features of the bottom-up network -> level -> (N, C, H, W)."""
+        return {
+            level: getattr(self, f"fpn_lateral{level}")(features[name])
+            for level, name in zip(self.levels, self.in_features, strict=True)
+        }
+
+    def outputs(self, maps: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Fused maps by level -> the neck's, through the output convolutions."""
+        return {level: getattr(self, f"fpn_output{level}")(maps[level]) for level in maps}
 
 
 def check_features(in_features: Sequence[str], shapes: dict[str, ShapeSpec]) -> None:
