@@ -29,7 +29,9 @@ class SemanticEmbeddingBranch(nn.Module):
 
     Example:
         >>> seb = SemanticEmbeddingBranch(64, [128, 256])
-        >>> seb(torch.rand(1, 64, 33, 65), [torch.rand(1, 128, 17, 33), torch.rand(1, 256, 9, 17)])
+        >>> deeper = [torch.rand(1, 128, 17, 33), torch.rand(1, 256, 9, 17)]
+        >>> seb(torch.rand(1, 64, 33, 65), deeper).shape
+        torch.Size([1, 64, 33, 65])
     """
 
     def __init__(self, channels: int, deeper_channels: Sequence[int]):

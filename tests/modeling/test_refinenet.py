@@ -374,8 +374,9 @@ def test_features_of_one_stride_share_a_block():
 # ---------------------------------------------------------------- DeepFuse in place of sums
 
 
-@pytest.mark.parametrize("merge", list(MERGES))
-@pytest.mark.parametrize("unit", list(UNITS))
+@pytest.mark.parametrize(
+    ("merge", "unit"), [*((m, "bottleneck") for m in MERGES), *(("gated", u) for u in UNITS)]
+)
 def test_fused_by_deepfuse_it_starts_as_the_plain_sum_bit_for_bit(merge, unit):
     plain = randomize(build_head(*NAME)).eval()
     ours = build_head(
