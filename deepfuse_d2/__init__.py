@@ -6,6 +6,7 @@ file and touches neither network nor GPU.
 
 from . import data, modeling  # noqa: F401  (imported for their registrations)
 from .config import add_deepfuse_config
+from .recipes import get_config, list_configs
 from .version import __version__
 
-__all__ = ["__version__", "add_deepfuse_config"]
+__all__ = ["__version__", "add_deepfuse_config", "get_config", "list_configs"]

@@ -1,0 +1,9 @@
+"""What pyproject.toml cannot say: the wheel has configs/ inside, as deepfuse_d2/configs."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["deepfuse_d2*"]), "deepfuse_d2.configs"],
+    package_dir={"deepfuse_d2.configs": "configs"},
+    package_data={"deepfuse_d2.configs": ["**/*.yaml"]},
+)
