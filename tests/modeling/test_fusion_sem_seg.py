@@ -241,6 +241,7 @@ def test_a_blank_image_is_predicted_as_if_its_padding_went_on():
         (("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p9']"), r"'p9'\]; the backbone gives \['p2'"),
         (("MODEL.SEM_SEG_HEAD.IN_FEATURES", "[]"), r"is \[\]; the backbone gives"),
         (("MODEL.SEM_SEG_HEAD.NAME", "NoHead"), 'NAME = "NoHead" is unknown; choose one of'),
+        (("MODEL.SEM_SEG_HEAD.NAME", "GCNHead", "MODEL.GCN.KERNEL_SIZE", "[4]"), "odd"),
     ],
 )
 def test_a_wrong_head_is_named(overrides, message):

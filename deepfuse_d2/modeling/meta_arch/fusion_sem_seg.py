@@ -21,6 +21,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ..deepfuse_config import config_errors
 from ..neck.build import look_up
 from ..sem_seg.losses import SemSegLosses, image_level_loss
 from .dense_inference import DenseInference, to_size
@@ -97,10 +98,12 @@ class FusionSemanticSegmentor(nn.Module):
                 f"{list(shapes)}. A neck (MODEL.BACKBONE.NAME build_neck_backbone) gives p2, p3, "
                 "..., a backbone alone res2, res3, ...; MODEL.RESNETS.OUT_FEATURES says which."
             )
-        head = look_up(SEM_SEG_HEADS_REGISTRY, keys.NAME, "MODEL.SEM_SEG_HEAD.NAME")
+        build_head = look_up(SEM_SEG_HEADS_REGISTRY, keys.NAME, "MODEL.SEM_SEG_HEAD.NAME")
+        with config_errors():
+            head = build_head(cfg, shapes)
         return {
             "backbone": backbone,
-            "sem_seg_head": head(cfg, shapes),
+            "sem_seg_head": head,
             "losses": SemSegLosses(cfg),
             "inference": DenseInference(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
