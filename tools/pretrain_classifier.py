@@ -84,7 +84,8 @@ def pretrain(args: argparse.Namespace) -> None:
         )
     model = SupervisedClassifier(build_bottom_up(cfg), len(train.classes), args.width)
     if cfg.MODEL.WEIGHTS:
-        DeepFuseCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        checkpointer = DeepFuseCheckpointer(model, min_match=cfg.MODEL.WEIGHTS_MIN_MATCH)
+        checkpointer.load(cfg.MODEL.WEIGHTS)
     model.to(device).train()
     stages = list(model.supervision)
     weights = args.weights * len(stages) if len(args.weights) == 1 else args.weights
