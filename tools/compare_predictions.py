@@ -42,20 +42,16 @@ def compare(args: argparse.Namespace) -> None:
     step = max(len(records) // args.num, 1)
     predictor = SafePredictor(cfg)
 
-    rows = []
+    tiles = []
     for record in tqdm(records[::step][: args.num], desc="Drawing", unit="image"):
         image = cv2.imread(record["file_name"])
         found = predictor(image)["instances"]
         found = found[found.scores >= args.threshold]
-        rows.append(
-            [
-                draw_annotations(image, record, metadata, args.scale),
-                draw_predictions(image, found, metadata, args.scale),
-            ]
-        )
+        tiles.append(draw_annotations(image, record, metadata, args.scale))
+        tiles.append(draw_predictions(image, found, metadata, args.scale))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     titles = [f"{dataset}: ground truth", f"found (score over {args.threshold:g})"]
-    if not cv2.imwrite(str(args.output), sheet(rows, titles)):
+    if not cv2.imwrite(str(args.output), sheet(tiles, 2, titles)):
         sys.exit(f"compare_predictions.py: cannot write {args.output}; give a path ending in .png")
     print(f"Wrote {args.output}")
 

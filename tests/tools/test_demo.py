@@ -84,6 +84,6 @@ def test_predictions_are_drawn_beside_the_ground_truth(run, tmp_path, tiny_opts)
     done = run("compare_predictions", "--output", tmp_path / "sheet.png", "--num", 2, *tiny_opts)
     assert done.returncode == 0, done.stderr
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    # two columns of 256 pixels and the gap between them
-    assert sheet.shape[1] == 2 * 256 + 6
+    # two columns of 256 pixels, a gap beside each
+    assert sheet.shape[1] == 2 * (256 + 6) + 6
     assert sheet.shape[0] > 2 * 128

@@ -76,15 +76,6 @@ def test_a_folder_output_also_gets_each_sample(tool, street, tmp_path):
     }
 
 
-def test_polygons_boxes_and_uncompressed_masks_are_drawn_alike(tool, street):
-    record = street[0][0]
-    box = {k: v for k, v in record["annotations"][0].items() if k != "segmentation"}
-    polygon = {**box, "segmentation": [[20, 10, 39, 10, 39, 29, 20, 29]]}
-    reference = tool._mask(record["annotations"][0], 40, 60)
-    np.testing.assert_array_equal(tool._mask(polygon, 40, 60), reference)
-    assert np.abs(tool._mask(box, 40, 60).astype(int) - reference).sum() < 50
-
-
 def test_an_unknown_data_set_is_answered_with_the_known_ones(tool, street, tmp_path, capsys):
     code = tool.main(["--dataset", "toy_nope", "--output", str(tmp_path / "a.png")])
     assert code == 2
