@@ -284,6 +284,59 @@ def add_deepfuse_config(cfg: CN) -> None:
     cfg.INPUT.CROP.CLASS_BALANCED = 0.0
     # Brightness, contrast and saturation change by factors in 1 +- this number; in [0, 1).
     cfg.INPUT.COLOR_JITTER = 0.0
+    # Files of a data set that may turn out unreadable in a training, 0 or more. Each is named, and
+    # another image takes its place; one more stops the training.
+    cfg.DATALOADER.MAX_DAMAGED = 10
+    # As often does a training, 0 or more, start new data-loader workers for some that died.
+    cfg.DATALOADER.MAX_WORKER_DEATHS = 3
+    # What is watched in a training, and where it is written.
+    cfg.MONITOR = CN()
+    # Any of "console" (log lines, and a progress bar where there is a terminal), "json"
+    # (metrics.json), "tensorboard", "wandb", "mlflow" (the last two: extras of those names).
+    cfg.MONITOR.WRITERS = ["console", "json", "tensorboard"]
+    # Iterations between two lines of the writers, 1 or more.
+    cfg.MONITOR.PERIOD = 20
+    # Project (wandb) or experiment (mlflow), and the name of the run there; "" is OUTPUT_DIR's.
+    cfg.MONITOR.PROJECT = "deepfuse_d2"
+    cfg.MONITOR.RUN_NAME = ""
+    # Iterations between two validation losses, of the images of DATASETS.TEST that have labels; 0
+    # for none. BatchNorm statistics and random numbers of the training stay as they are.
+    cfg.MONITOR.VALIDATION_LOSS_PERIOD = 0
+    # Images for it, spread evenly over each data set; 0 takes all.
+    cfg.MONITOR.VALIDATION_LOSS_IMAGES = 0
+    # The score by which the best checkpoint is chosen and a training stopped early, by its name in
+    # metrics.json: "segm/AP50", "sem_seg/mIoU", "validation/total_loss", ...; "" for none. With it,
+    # the best model is kept as model_best.pth.
+    cfg.MONITOR.METRIC = ""
+    # Whether more of it is better ("max") or less ("min").
+    cfg.MONITOR.MODE = "max"
+    # Evaluations in a row without a new best before a training ends; 0 never ends it early.
+    cfg.MONITOR.PATIENCE = 0
+    # What a score must gain on the best, 0 or more, to count as better for PATIENCE.
+    cfg.MONITOR.MIN_DELTA = 0.0
+    # Iterations between pictures of predictions, in OUTPUT_DIR/pictures and TensorBoard; 0 for none.
+    cfg.MONITOR.PICTURES_PERIOD = 0
+    # Pictures of each data set of DATASETS.TEST, spread evenly over it: 1 or more.
+    cfg.MONITOR.PICTURES = 4
+    # Instances in them have at least this score, in [0, 1].
+    cfg.MONITOR.PICTURES_THRESHOLD = 0.5
+
+    # How the gradients of several processes become one; docs/scaling.md.
+    cfg.DISTRIBUTED = CN()
+    # The same parameters get gradients in every iteration, in the same order: less bookkeeping, and
+    # what activation checkpointing needs in some models. Not for models that drop parts at random.
+    cfg.DISTRIBUTED.STATIC_GRAPH = False
+    # Look for parameters without gradient in every iteration: slower; for models that have some.
+    cfg.DISTRIBUTED.FIND_UNUSED = False
+    # MB of gradients that are sent at once, above 0: small ones start earlier, large ones cost less.
+    cfg.DISTRIBUTED.BUCKET_CAP_MB = 25
+    # How gradients are made smaller for the network: "" (not), "fp16", "bf16" (half the bytes),
+    # "powersgd" (low rank, with error feedback; far fewer bytes, other numbers).
+    cfg.DISTRIBUTED.COMPRESSION = ""
+    # "powersgd": the rank, 1 or more, and the iterations before it starts, 2 or more.
+    cfg.DISTRIBUTED.POWERSGD_RANK = 2
+    cfg.DISTRIBUTED.POWERSGD_START = 1000
+
     # Own data sets by path, registered when the config is loaded: a list of mappings, by default
     # none. Keys NAME (for DATASETS.TRAIN and TEST), FORMAT and those of the format:
     #   coco                  JSON (file), IMAGES (folder)

@@ -5,7 +5,14 @@ without a stack trace and exit with code 2. They are ordinary `ValueError`, `Key
 `FileNotFoundError` as well, so code that uses the package as a library can catch those.
 """
 
-__all__ = ["ConfigError", "DamagedWeightsError", "DatasetError", "UserError", "WeightsError"]
+__all__ = [
+    "ConfigError",
+    "DamagedWeightsError",
+    "DatasetError",
+    "TrainingError",
+    "UserError",
+    "WeightsError",
+]
 
 
 class UserError(Exception):
@@ -26,3 +33,7 @@ class WeightsError(UserError, FileNotFoundError):
 
 class DamagedWeightsError(WeightsError):
     """A weights file is not whole: cut short, or overwritten with something else."""
+
+
+class TrainingError(UserError, RuntimeError):
+    """A training cannot go on: memory or disk are full, losses are not finite, workers died."""

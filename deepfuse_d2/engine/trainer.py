@@ -3,15 +3,11 @@
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
@@ -23,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..checkpoint import DeepFuseCheckpointer
 from ..data.filtering import drop_small_instances
 from ..data.sem_seg_augmentation import build_sem_seg_augmentation, check_labels
+from ..data.train_loader import TrainLoader, build_train_loader
 from ..evaluation.files import write_json
 from .evaluators import build_evaluator
 from .inference import for_evaluator
@@ -43,6 +40,7 @@ class Trainer(DefaultTrainer):
     - several processes also train on CPUs (gloo);
     - SOLVER.AMP also works on a CPU, in bfloat16, where the hardware has it;
     - SOLVER.OPTIMIZER chooses the optimizer; there is a polynomial schedule;
+    - the same seed gives the same batches, whatever the number of data-loader workers;
     - images with labels of their pixels are augmented by INPUT's keys of their own;
     - checkpoints are read without executing them and written without losing the last;
     - the evaluator comes from the table in evaluators.py;
@@ -130,20 +128,20 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         if cfg.MODEL.META_ARCHITECTURE in _SEMANTIC:
             check_labels(cfg)
             mapper = DatasetMapper(
                 cfg, is_train=True, augmentations=build_sem_seg_augmentation(cfg)
             )
-            return build_detection_train_loader(cfg, mapper=mapper)
+            return build_train_loader(cfg, mapper=mapper)
         if not cfg.INPUT.MIN_INSTANCE_AREA:
-            return build_detection_train_loader(cfg)
+            return build_train_loader(cfg)
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
         records = drop_small_instances(records, cfg.INPUT.MIN_INSTANCE_AREA)
-        return build_detection_train_loader(cfg, dataset=records)
+        return build_train_loader(cfg, records=records)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
