@@ -1,5 +1,6 @@
 """detectron2's DefaultTrainer, on any device and any number of processes."""
 
+import contextlib
 import logging
 import weakref
 from collections import OrderedDict
@@ -8,11 +9,12 @@ from collections.abc import Mapping
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
-from detectron2.engine import DefaultTrainer, create_ddp_model
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -21,11 +23,14 @@ from ..data.filtering import drop_small_instances
 from ..data.sem_seg_augmentation import build_sem_seg_augmentation, check_labels
 from ..data.train_loader import TrainLoader, build_train_loader
 from ..evaluation.files import write_json
+from .distributed import distribute, local_norms_on_cpu
 from .evaluators import build_evaluator
+from .hooks import TrainingStopped, build_monitor_hooks
 from .inference import for_evaluator
 from .mixed_precision import build_step_trainer
 from .optimizer import build_optimizer
 from .schedule import build_lr_scheduler
+from .writers import build_writers
 
 __all__ = ["Trainer"]
 
@@ -44,6 +49,7 @@ class Trainer(DefaultTrainer):
     - images with labels of their pixels are augmented by INPUT's keys of their own;
     - checkpoints are read without executing them and written without losing the last;
     - the evaluator comes from the table in evaluators.py;
+    - MONITOR says what is watched and written, and when a training ends early;
     - masks are not pasted into full images for an evaluator that takes them unpasted.
 
     Example:
@@ -60,13 +66,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-
-        on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-        model = create_ddp_model(
-            model,
-            broadcast_buffers=False,
-            device_ids=[comm.get_local_rank()] if on_gpu else None,
-        )
+        model = distribute(cfg, model)
         self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = DeepFuseCheckpointer(
@@ -82,17 +82,30 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def train(self):
-        """Train to SOLVER.MAX_ITER; then results.json in OUTPUT_DIR holds what came of it.
+        """Train to SOLVER.MAX_ITER, or until MONITOR.PATIENCE ends; results.json in OUTPUT_DIR then
+        holds what came of it.
 
         Returns:
             Results of the last evaluation, a nested dict; None off the main process.
         """
-        super().train()
+        with contextlib.suppress(TrainingStopped):
+            super().train()
         if not comm.is_main_process():
             return None
         results = getattr(self, "_last_eval_results", None)
         self._write_results(results or {})
         return results
+
+    def build_hooks(self) -> list[HookBase]:
+        hooks = super().build_hooks()
+        # detectron2's writers come last, so that they also write what other hooks have put
+        writers = [hooks.pop()] if comm.is_main_process() else []
+        for writer in writers:
+            writer._period = self.cfg.MONITOR.PERIOD
+        return [*hooks, *build_monitor_hooks(self.cfg, self.model, self.checkpointer), *writers]
+
+    def build_writers(self) -> list[EventWriter]:
+        return build_writers(self.cfg)
 
     def _write_results(self, results: dict) -> None:
         names = self.cfg.DATASETS.TEST
@@ -106,7 +119,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        model = build_model(cfg)
+        model = local_norms_on_cpu(build_model(cfg), cfg.MODEL.DEVICE)
         if cfg.MODEL.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)
         parameters = sum(p.numel() for p in model.parameters())

@@ -1,11 +1,55 @@
 """Normalisation by name, with the mistakes named where they are made."""
 
-import detectron2.layers
-from torch import nn
+import logging
 
-__all__ = ["get_norm"]
+import detectron2.layers
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["LocalWhereNotSynced", "get_norm"]
 
 _GROUPS = 32  # of detectron2's "GN"
+
+
+class LocalWhereNotSynced(nn.SyncBatchNorm):
+    """SyncBN whose maps on a CPU are normalised within their process, with one warning.
+
+    torch synchronises the statistics on GPUs alone, and fails elsewhere. Parameters, buffers and
+    their names are those of SyncBN and of BatchNorm.
+    """
+
+    _is_warned = False
+
+    @classmethod
+    def of(cls, norm: nn.SyncBatchNorm) -> "LocalWhereNotSynced":
+        """One with the parameters and buffers of `norm`, shared."""
+        local = cls(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+        )
+        local._parameters = norm._parameters
+        local._buffers = norm._buffers
+        local.train(norm.training)
+        return local
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        if self.training and not LocalWhereNotSynced._is_warned:
+            LocalWhereNotSynced._is_warned = True
+            logging.getLogger(__name__).warning(
+                "SyncBN synchronises statistics on GPUs alone; on this CPU each process normalises "
+                "by its own images, as BN does."
+            )
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        is_cumulative = self.momentum is None
+        factor = 1 / float(self.num_batches_tracked) if is_cumulative else self.momentum
+        use_batch = self.training or self.running_mean is None
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, use_batch, factor,
+            self.eps,
+        )  # fmt: skip
 
 
 def get_norm(norm: str, channels: int) -> nn.Module | None:
@@ -21,6 +65,8 @@ def get_norm(norm: str, channels: int) -> nn.Module | None:
             f"Choose a width that is a multiple of {_GROUPS} (inside, a bottleneck unit has a "
             "quarter of the channels, a dense or multi_scale one an eighth), or another norm."
         )
+    if norm == "SyncBN":
+        return LocalWhereNotSynced(channels)
     try:
         return detectron2.layers.get_norm(norm, channels)
     except KeyError as error:

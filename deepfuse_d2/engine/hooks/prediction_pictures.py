@@ -1,0 +1,115 @@
+"""Pictures of what the model finds, as it learns."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.engine import HookBase
+from detectron2.evaluation.evaluator import inference_context
+from detectron2.utils import comm
+from torch import nn
+
+from ...errors import DatasetError
+from ...randomness import get_random_state, set_random_state
+
+__all__ = ["PredictionPictures", "build_picture_samples"]
+
+
+class PredictionPictures(HookBase):
+    """Writes ``<folder>/<iteration>/<data set>_<name>.png``, and images into the storage.
+
+    Instances and labels of pixels are drawn, as the model gives them. The storage's images go to
+    TensorBoard, and to wandb where that is on. The main process draws; the others go on.
+
+    Args:
+        period: iterations between two rounds, 1 or more; the last iteration always draws.
+        model: see detectron2's ``DefaultPredictor``; may be wrapped in DistributedDataParallel.
+        samples: (data set, input of the model with "file_name"), the same in each round.
+        folder: where the pictures go.
+        threshold: lowest score of an instance that is drawn.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        model: nn.Module,
+        samples: Sequence[tuple[str, dict]],
+        folder: str | os.PathLike,
+        threshold: float = 0.5,
+    ):
+        self.period = period
+        self.model = model
+        self.samples = samples
+        self.folder = Path(folder)
+        self.threshold = threshold
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        is_due = done % self.period == 0 or done == self.trainer.max_iter
+        if is_due and comm.is_main_process():
+            self.draw(done)
+
+    def draw(self, iteration: int) -> list[Path]:
+        """Draw all samples; returns the files."""
+        random_state = get_random_state()
+        # unwrapped: the forward pass of the wrapper waits for the other processes
+        wrapped = isinstance(self.model, nn.parallel.DistributedDataParallel)
+        model = self.model.module if wrapped else self.model
+        files = []
+        try:
+            with inference_context(model), torch.no_grad():
+                for dataset, sample in self.samples:
+                    for kind, picture in self._draw_one(dataset, model([dict(sample)])[0], sample):
+                        name = f"{dataset}_{Path(sample['file_name']).stem}{kind}"
+                        files.append(self.folder / f"{iteration:07d}" / f"{name}.png")
+                        _write(files[-1], picture)
+                        rgb = np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))
+                        self.trainer.storage.put_image(name, rgb)
+        finally:
+            set_random_state(random_state)
+        return files
+
+    def _draw_one(
+        self, dataset: str, predicted: dict, sample: dict
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        from ...visualization import draw_labels, draw_predictions
+
+        image = cv2.imread(sample["file_name"])
+        if image is None:
+            raise DatasetError(
+                f'{sample["file_name"]} of the data set "{dataset}" cannot be read as an image.'
+            )
+        metadata = MetadataCatalog.get(dataset)
+        if "instances" in predicted:
+            instances = predicted["instances"].to("cpu")
+            instances = instances[instances.scores >= self.threshold]
+            yield "", draw_predictions(image, instances, metadata)
+        if "sem_seg" in predicted:
+            labels = predicted["sem_seg"]
+            labels = labels.argmax(dim=0) if labels.ndim == 3 else labels
+            kind = "_labels" if "instances" in predicted else ""
+            yield kind, draw_labels(image, labels.cpu().numpy(), metadata)
+
+
+def build_picture_samples(cfg: CfgNode) -> list[tuple[str, dict]]:
+    """MONITOR.PICTURES images of each data set of DATASETS.TEST, spread evenly over it."""
+    mapper = DatasetMapper(cfg, is_train=False)
+    samples = []
+    for name in cfg.DATASETS.TEST:
+        records = get_detection_dataset_dicts((name,), filter_empty=False)
+        count = min(max(cfg.MONITOR.PICTURES, 1), len(records))
+        for index in np.linspace(0, len(records) - 1, count).astype(int):
+            samples.append((name, mapper(records[index])))
+    return samples
+
+
+def _write(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), picture):
+        logging.getLogger(__name__).warning("The picture %s could not be written.", path)

@@ -1,0 +1,164 @@
+"""The losses of training, on images that are not trained on."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data import transforms as T
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from ...errors import ConfigError
+from ...randomness import get_random_state, set_random_state
+
+__all__ = ["ValidationLoss", "build_validation_loaders", "computing_losses", "mean_losses"]
+
+# Of the proposals and regions that an R-CNN draws; every image starts from it, in every run.
+_SEED = 20260
+
+
+class ValidationLoss(HookBase):
+    """Puts "validation/<loss>" and "validation/total_loss" into the storage; with several data sets
+    "validation/<data set>/<loss>" each, and "validation/total_loss" is their mean.
+
+    The model computes what it does in training, with its norms, its dropout and its whole bottom-up
+    network as in evaluation: statistics stay as they are, and so do all random number generators.
+    Every image counts the same.
+
+    Args:
+        period: iterations between two; 0 for the end of the training alone.
+        model: its call on a batch in training gives a dict of losses; may be wrapped in
+            DistributedDataParallel.
+        loaders: function that gives the batches of each data set, of this process; it is called
+            once, at the first use.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        model: nn.Module,
+        loaders: Callable[[], Mapping[str, Iterable[list[dict]]]],
+    ):
+        self.period = period
+        self.model = model
+        self._build_loaders = loaders
+        self._loaders: Mapping[str, Iterable[list[dict]]] | None = None
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if self.period > 0 and done % self.period == 0 and done < self.trainer.max_iter:
+            self.measure()
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:  # not after a failure
+            self.measure()
+
+    def measure(self) -> dict[str, float]:
+        """Compute the losses and put them into the storage, in every process."""
+        random_state = get_random_state()
+        try:
+            if self._loaders is None:
+                self._loaders = self._build_loaders()
+            by_dataset = {
+                name: mean_losses(self.model, loader) for name, loader in self._loaders.items()
+            }
+        finally:
+            set_random_state(random_state)
+        totals = [sum(losses.values()) for losses in by_dataset.values()]
+        scalars = {"validation/total_loss": float(np.mean(totals))} if totals else {}
+        for name, losses in by_dataset.items():
+            prefix = "validation" if len(by_dataset) == 1 else f"validation/{name}"
+            scalars |= {f"{prefix}/{key}": value for key, value in losses.items()}
+        self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)
+        if scalars:
+            logging.getLogger(__name__).info(
+                "Validation loss: %.4f", scalars["validation/total_loss"]
+            )
+        return scalars
+
+
+def mean_losses(model: nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:
+    """Mean over all images, of all processes, of each loss.
+
+    Args:
+        model: see :class:`ValidationLoss`.
+        loader: batches of this process.
+    """
+    model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    sums: dict[str, float] = {}
+    count = 0
+    # parts of a model put scalars of their own there
+    with torch.no_grad(), computing_losses(model), EventStorage(1):
+        for batch in loader:
+            torch.manual_seed(_SEED)
+            for name, loss in model(batch).items():
+                sums[name] = sums.get(name, 0.0) + float(loss) * len(batch)
+            count += len(batch)
+    gathered = comm.all_gather((sums, count))
+    total = sum(images for _, images in gathered)
+    # of all processes: one without images knows no names
+    names = dict.fromkeys(name for of_rank, _ in gathered for name in of_rank)
+    return {name: sum(s.get(name, 0.0) for s, _ in gathered) / total for name in names}
+
+
+@contextmanager
+def computing_losses(model: nn.Module) -> Iterator[None]:
+    """Within it, `model` gives losses and changes nothing of itself.
+
+    In training are the modules that decide by it what to compute: the meta-architecture and the
+    heads, down to the smallest that hold others. The smallest themselves, among them norms and
+    dropout, and the backbone are in evaluation.
+    """
+    modes = {module: module.training for module in model.modules()}
+    backbone = getattr(model, "backbone", None)
+    in_backbone = set(backbone.modules()) if isinstance(backbone, nn.Module) else set()
+    for module in modes:
+        is_leaf = next(module.children(), None) is None
+        module.training = not ((is_leaf and module is not model) or module in in_backbone)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def build_validation_loaders(cfg: CfgNode) -> dict[str, Iterable[list[dict]]]:
+    """Images of DATASETS.TEST with labels, as they are evaluated: not augmented, one at a time.
+
+    Those of a data set are split over the processes.
+
+    Raises: ConfigError: no data set has labels.
+    """
+    size, largest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    resize = [T.ResizeShortestEdge([size, size], largest)] if size else []
+    loaders = {}
+    for name in cfg.DATASETS.TEST:
+        if MetadataCatalog.get(name).get("has_labels") is False:
+            continue
+        records = get_detection_dataset_dicts((name,), filter_empty=False)
+        wanted = cfg.MONITOR.VALIDATION_LOSS_IMAGES
+        if 0 < wanted < len(records):
+            records = [records[i] for i in np.linspace(0, len(records) - 1, wanted).astype(int)]
+        loaders[name] = build_detection_test_loader(
+            records,
+            mapper=DatasetMapper(cfg, is_train=True, augmentations=resize),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+    if not loaders:
+        raise ConfigError(
+            "MONITOR.VALIDATION_LOSS_PERIOD asks for the validation loss, but no data set of "
+            f"DATASETS.TEST ({list(cfg.DATASETS.TEST)}) has labels. Name one that has, or set "
+            "the period to 0."
+        )
+    return loaders
