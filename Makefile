@@ -1,4 +1,5 @@
 # make quickstart   everything from nothing to a trained, evaluated, drawn model
+# make demo         a page on this machine to look at the models trained so far
 # make test         the test suite
 # Every target does the set-up it needs. PYTHON=python3.11 chooses the interpreter.
 
@@ -8,11 +9,13 @@ BIN    := $(VENV)/bin
 CONFIG := configs/MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick.yaml
 OUTPUT := output/MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick
 DATA   := $(or $(DETECTRON2_DATASETS),datasets)
+# Of the page.
+PORT   ?= 7860
 # Written last, so that an interrupted set-up starts over.
 READY  := $(VENV)/ready
 
 .DELETE_ON_ERROR:
-.PHONY: install quickstart test lint format clean
+.PHONY: install quickstart demo test lint format clean
 
 install: $(READY)
 
@@ -37,6 +40,9 @@ quickstart: $(READY)
 	@echo "Model         $(OUTPUT)/model_final.pth"
 	@echo "Results       $(OUTPUT)/metrics.json, $(OUTPUT)/inference/"
 	@echo "Predictions   $(OUTPUT)/predictions.png"
+
+demo: $(READY)
+	$(BIN)/python tools/demo_page.py --port $(PORT)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -1,9 +1,15 @@
-"""What pyproject.toml cannot say: the wheel has configs/ inside, as deepfuse_d2/configs."""
+"""What pyproject.toml cannot say: the wheel has configs/ inside, as deepfuse_d2/configs.
+
+It also has the files of the page to look at models.
+"""
 
 from setuptools import find_packages, setup
 
 setup(
     packages=[*find_packages(include=["deepfuse_d2*"]), "deepfuse_d2.configs"],
     package_dir={"deepfuse_d2.configs": "configs"},
-    package_data={"deepfuse_d2.configs": ["**/*.yaml"]},
+    package_data={
+        "deepfuse_d2.configs": ["**/*.yaml"],
+        "deepfuse_d2.demo": ["static/*"],
+    },
 )

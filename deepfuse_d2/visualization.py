@@ -169,11 +169,7 @@ def draw_shapes(image: np.ndarray, shapes: Iterable[Shape], scale: float = 1.0) 
         top, left, inside = shape.crop
         if not shape.text or inside.sum() < _SMALLEST_NAMED:
             continue
-        at = (left + 1, max(top + round(27 * size), round(27 * size)))
-        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(
-                out, shape.text, at, cv2.FONT_HERSHEY_SIMPLEX, size, color, thickness, cv2.LINE_AA
-            )
+        _write(out, shape.text, (left + 1, top), size)
     return out
 
 
@@ -237,6 +233,18 @@ def _draw_shape(out: np.ndarray, shape: Shape) -> None:
     outlines = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     light = tuple(int(c) for c in np.minimum(color + 60, 255))
     cv2.drawContours(out, outlines[0], -1, light, 1, cv2.LINE_AA, offset=(left, top))
+
+
+def _write(out: np.ndarray, text: str, at: tuple[int, int], size: float) -> None:
+    """White text on a dark ground with its top left at `at` (x, y), moved into the image."""
+    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    height += base
+    x = max(min(at[0], out.shape[1] - width), 0)
+    y = max(min(at[1], out.shape[0] - height), 0)
+    ground = out[y : y + height + 2, x : x + width]
+    ground[:] = (0.3 * ground).astype(np.uint8)
+    origin = (x, y + height - base + 1)
+    cv2.putText(out, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def _color_of(metadata: Metadata, kind: int, rank: int) -> tuple[float, float, float]:
