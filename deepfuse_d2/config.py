@@ -31,8 +31,9 @@ def add_deepfuse_config(cfg: CN) -> None:
     # The DeepFuse operation, wherever it is used; deepfuse_d2/layers/fuse.py defines it.
     cfg.MODEL.DEEPFUSE = CN()
     # How maps are merged: "sum", "weighted_sum" (a learned weight an input), "gated" (a learned
-    # weight a position), "concat" (with a 1x1 convolution).
-    cfg.MODEL.DEEPFUSE.MERGE = "sum"
+    # weight a position), "concat" (with a 1x1 convolution). docs/deepfuse.md has the measurements
+    # behind this default and those of UNIT and DEPTH. With DEPTH 0, "sum" is FPN.
+    cfg.MODEL.DEEPFUSE.MERGE = "gated"
     # What "deep" consists of: "residual" (two 3x3), "bottleneck" (1x1, 3x3, 1x1), "dense" (3x3s
     # that see all earlier maps), "separable" (7x7 depthwise, 1x1s), "multi_scale" (the chain of
     # 3x3s over groups of Res2Net).
@@ -255,6 +256,20 @@ def add_deepfuse_config(cfg: CN) -> None:
     # hold code, for handing them on.
     cfg.SOLVER.FINAL_SAFETENSORS = True
 
+    # When things go wrong; docs/training.md.
+    cfg.SOLVER.SAFETY = CN()
+    # Exit code, 1..255, of a training that a cluster tells to make room (SIGTERM, SIGUSR1) and that
+    # has written a checkpoint; to be queued again on it. 75 is EX_TEMPFAIL of sysexits.h.
+    cfg.SOLVER.SAFETY.EXIT_CODE = 75
+    # Write model_latest before an evaluation within training, so that nothing that happens in it
+    # costs more than itself.
+    cfg.SOLVER.SAFETY.CHECKPOINT_BEFORE_EVALUATION = True
+    # So many of the periodic checkpoints stay, the newest; 0 keeps all.
+    cfg.SOLVER.SAFETY.KEPT_CHECKPOINTS = 0
+    # As often in a row may a checkpoint not be written (the disk is full) before the training
+    # stops, 0 or more.
+    cfg.SOLVER.SAFETY.MAX_FAILED_WRITES = 3
+
     # Keep convolution maps and weights with channels innermost: faster on CPUs and tensor cores.
     cfg.MODEL.CHANNELS_LAST = False
     # Element type of the forward pass where SOLVER.AMP.ENABLED: "float16" (a GPU) or "bfloat16".
@@ -271,6 +286,9 @@ def add_deepfuse_config(cfg: CN) -> None:
     # Instances whose mask has fewer pixels, in the original image, are left out of training; 0
     # keeps all. The Cityscapes evaluation asks for instances of 100 pixels and more.
     cfg.INPUT.MIN_INSTANCE_AREA = 0
+    # Make training samples of instances by our mapper where it does all that is asked: the same
+    # samples as detectron2's, for a third of the time. False takes detectron2's.
+    cfg.INPUT.FAST_MAPPER = True
     # Augmentation of images with labels of their pixels (FusionSemanticSegmentor). In this order:
     # resize, scale jitter, crop, INPUT.RANDOM_FLIP, colour jitter. INPUT.MIN_SIZE_TRAIN may be 0
     # here: the original size.

@@ -18,6 +18,7 @@ from deepfuse_d2.layers import MERGES, UNITS
 from deepfuse_d2.modeling.sem_seg import DeepFuseSemSegHead
 
 NAME = ("MODEL.SEM_SEG_HEAD.NAME", "DeepFuseSemSegHead", "MODEL.SEM_SEG_HEAD.NORM", "")
+SIMPLE = ("MODEL.DEEPFUSE.DEPTH", 0, "MODEL.DEEPFUSE.MERGE", "sum")
 
 
 class TestDeepFuseSemSegHead(SemSegHeadSuite):
@@ -50,7 +51,7 @@ def simple_fusion(head, features):
 
 
 def test_depth_0_is_simple_fusion():
-    head = randomize(build_head(*NAME, "MODEL.DEEPFUSE.DEPTH", 0)).double().eval()
+    head = randomize(build_head(*NAME, *SIMPLE)).double().eval()
     features = random_features((70, 101), dtype=torch.float64)
     expected = simple_fusion(head, features)
     torch.testing.assert_close(head(features)["sem_seg"], expected, rtol=0, atol=1e-11)
@@ -59,7 +60,7 @@ def test_depth_0_is_simple_fusion():
 @pytest.mark.parametrize("merge", list(MERGES))
 @pytest.mark.parametrize("unit", list(UNITS))
 def test_with_zero_init_it_starts_as_simple_fusion_and_leaves_it_with_the_first_step(merge, unit):
-    simple = randomize(build_head(*NAME, "MODEL.DEEPFUSE.DEPTH", 0)).eval()
+    simple = randomize(build_head(*NAME, *SIMPLE)).eval()
     head = build_head(*NAME, "MODEL.DEEPFUSE.MERGE", merge, "MODEL.DEEPFUSE.UNIT", unit).eval()
     missing, unexpected = head.load_state_dict(simple.state_dict(), strict=False)
     assert not unexpected
