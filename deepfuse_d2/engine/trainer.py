@@ -24,12 +24,14 @@ from ..data.sem_seg_augmentation import build_sem_seg_augmentation, check_labels
 from ..data.train_loader import TrainLoader, build_train_loader
 from ..evaluation.files import write_json
 from .distributed import distribute, local_norms_on_cpu
+from .checkpoints import resumable_hooks
 from .evaluators import build_evaluator
 from .hooks import TrainingStopped, build_monitor_hooks
 from .inference import for_evaluator
 from .mixed_precision import build_step_trainer
 from .optimizer import build_optimizer
 from .schedule import build_lr_scheduler
+from .resume import ResumableTrainer
 from .writers import build_writers
 
 __all__ = ["Trainer"]
@@ -39,7 +41,7 @@ __all__ = ["Trainer"]
 _SEMANTIC = ("FusionSemanticSegmentor", "SemanticSegmentor")
 
 
-class Trainer(DefaultTrainer):
+class Trainer(ResumableTrainer):
     """A :class:`DefaultTrainer` that differs in what does not work off the shelf:
 
     - several processes also train on CPUs (gloo);
@@ -49,6 +51,7 @@ class Trainer(DefaultTrainer):
     - images with labels of their pixels are augmented by INPUT's keys of their own;
     - checkpoints are read without executing them and written without losing the last;
     - the evaluator comes from the table in evaluators.py;
+    - a training that was interrupted goes on as if it had not been (resume.py);
     - MONITOR says what is watched and written, and when a training ends early;
     - masks are not pasted into full images for an evaluator that takes them unpasted.
 
@@ -79,7 +82,7 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
-        self.register_hooks(self.build_hooks())
+        self.register_hooks(resumable_hooks(cfg, self.build_hooks(), self.checkpointer))
 
     def train(self):
         """Train to SOLVER.MAX_ITER, or until MONITOR.PATIENCE ends; results.json in OUTPUT_DIR then

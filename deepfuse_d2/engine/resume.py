@@ -1,0 +1,224 @@
+"""A training that goes on, after an interruption, as if there had been none.
+
+What detectron2's checkpoints lack is added to them: the place in the stream of samples, the states
+of all random number generators of all processes, the metrics that writers smooth, and which hooks
+had not run yet when the checkpoint was written. What else has a state joins by
+``trainer.checkpointer.add_checkpointable(name, object)``, or as a hook with ``state_dict``.
+"""
+
+import copy
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.utils import comm
+
+from ..data.train_loader import TrainLoader
+from ..errors import ConfigError
+from ..randomness import get_random_state, set_random_state
+from .config_changes import changes, flatten, report
+from .metric_history import (
+    forget_smoothed,
+    history_state,
+    last_written,
+    restore_history,
+    trim_metrics,
+)
+from .model_state import ForwardState
+
+__all__ = ["ResumableTrainer"]
+
+_PROCESSES = "number of processes"
+
+
+class ResumableTrainer(DefaultTrainer):
+    """A :class:`DefaultTrainer` whose checkpoints hold all that its next iterations depend on.
+
+    On a CPU the iterations after a resume equal those of a training that was never interrupted, bit
+    for bit; on a GPU as far as its kernels give the same sums twice.
+    """
+
+    def after_step(self) -> None:
+        for number, hook in enumerate(self._hooks):
+            self._hooks_run = number + 1
+            hook.after_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the training after its last complete step; of this process where they differ.
+
+        A checkpoint of several processes holds what :meth:`gather_process_states` collected before.
+        """
+        states = getattr(self, "_process_states", None) or [self.process_state()]
+        return {
+            **super().state_dict(),
+            # detectron2 would keep one hook of a kind
+            "hooks": {name: hook.state_dict() for name, hook in self._named_hooks().items()},
+            "resume": {
+                "config": self._settings(),
+                "loaders": [loader.state_dict() for loader in self._loaders()],
+                "processes": states,
+                "metrics": history_state(self.storage) if hasattr(self, "storage") else {},
+                "hooks_to_run": self._hooks_to_run(),
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        hooks, resumed = state.pop("hooks", {}), state.pop("resume", None)
+        changed = changes(resumed["config"], self._settings()) if resumed else {}
+        own = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in copy.deepcopy(self.optimizer.state_dict()["param_groups"])
+        ]
+        own_rates = list(self.scheduler.base_lrs)
+        self._load_optimizer(state, changed)
+        self._load_hooks(hooks)
+        if resumed is None:
+            logging.getLogger(__name__).warning(
+                "The checkpoint says nothing of random states and the place in the data; the "
+                "training goes on, but not as it would have without the interruption."
+            )
+        elif changed:
+            was = self.optimizer.param_groups[0]["lr"]
+            if any(key.startswith("SOLVER.") for key in changed):
+                self._keep_own_settings(own, own_rates)
+            now = self.optimizer.param_groups[0]["lr"]
+            if was != now:
+                changed[f"learning rate of iteration {self.iter + 1}"] = (was, now)
+            logging.getLogger(__name__).warning(
+                "--resume goes on from iteration %d with other settings than before; what is new "
+                "counts from here on:\n%s", self.iter + 1, report(changed),
+            )  # fmt: skip
+        self._resumed = resumed
+
+    def process_state(self) -> dict[str, Any]:
+        """What differs between the processes of a training."""
+        return {
+            "random": get_random_state(),
+            "forward": self.forward_state.state_dict(with_buffers=not comm.is_main_process()),
+        }
+
+    def gather_process_states(self) -> None:
+        """Let the next checkpoint of the main process hold every process; all call it together."""
+        self._process_states = comm.gather(self.process_state())
+
+    def forget_process_states(self) -> None:
+        """Let no later checkpoint hold what was gathered for this one."""
+        self._process_states = None
+
+    @property
+    def forward_state(self) -> ForwardState:
+        if not hasattr(self, "_forward_state"):
+            self._forward_state = ForwardState(self.checkpointer.model)
+        return self._forward_state
+
+    def continue_from_checkpoint(self) -> None:
+        """Take up what was loaded, right before the first step: nothing may draw a number between.
+
+        Runs the hooks that had not run when the checkpoint was written, an evaluation for example.
+        """
+        resumed = getattr(self, "_resumed", None)
+        if resumed is None:
+            return
+        self._resumed = None
+        for loader, state in zip(self._loaders(), resumed["loaders"], strict=False):
+            loader.load_state_dict(state)
+        self._set_process_state(resumed["processes"])
+        last = self.start_iter - 1
+        to_run = self._matching(resumed["hooks_to_run"])
+        hooks = self._named_hooks()
+        has_written = not any(hooks[name].__class__.__name__ == "PeriodicWriter" for name in to_run)
+        written = last_written(self._hooks, last if has_written else last - 1)
+        restore_history(self.storage, resumed["metrics"], written)
+        if comm.is_main_process():
+            trim_metrics(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), written)
+        self._run_late(to_run, last)
+        forget_smoothed(self.storage)
+
+    def _run_late(self, names: Sequence[str], iteration: int) -> None:
+        """Run ``after_step`` of these hooks as at the end of `iteration`."""
+        now = self.iter
+        self.iter = self.storage.iter = iteration
+        for name in names:
+            self._named_hooks()[name].after_step()
+        self.iter = self.storage.iter = now
+
+    def _loaders(self) -> list[TrainLoader]:
+        """The training's own, and those of hooks, such as PreciseBN."""
+        loaders = [self._trainer.data_loader]
+        loaders += [getattr(hook, "_data_loader", None) for hook in self._hooks]
+        return [loader for loader in loaders if isinstance(loader, TrainLoader)]
+
+    def _named_hooks(self) -> dict[str, HookBase]:
+        """Hooks by the name of their class, further ones of a class with a number."""
+        seen: Counter = Counter()
+        named = {}
+        for hook in self._hooks:
+            name = type(hook).__qualname__
+            seen[name] += 1
+            named[name if seen[name] == 1 else f"{name}#{seen[name]}"] = hook
+        return named
+
+    def _hooks_to_run(self) -> list[str]:
+        return list(self._named_hooks())[getattr(self, "_hooks_run", 0) :]
+
+    def _matching(self, names: Sequence[str]) -> list[str]:
+        known = self._named_hooks()
+        return [name for name in names if name in known]
+
+    def _settings(self) -> dict[str, Any]:
+        return {**flatten(self.cfg), _PROCESSES: comm.get_world_size()}
+
+    def _load_optimizer(self, state: dict[str, Any], changed: dict[str, tuple]) -> None:
+        if "SOLVER.OPTIMIZER" in changed:
+            was, now = changed["SOLVER.OPTIMIZER"]
+            raise ConfigError(
+                f"SOLVER.OPTIMIZER was {was}, is {now}: the state of one is no use to the other. "
+                f"Resume with {was}; or leave out --resume and start from the weights of the last "
+                "checkpoint with MODEL.WEIGHTS."
+            )
+        try:
+            super().load_state_dict(state)
+        except ValueError as error:
+            raise ConfigError(
+                f"The checkpoint's state of the optimizer does not fit this training: {error}. "
+                f"Changed since then:\n{report(changed) or '  nothing in the config'}\nResume with "
+                "the config of then (config.yaml in OUTPUT_DIR), or start from the weights alone: "
+                "MODEL.WEIGHTS, without --resume."
+            ) from error
+
+    def _load_hooks(self, states: dict[str, Any]) -> None:
+        hooks = self._named_hooks()
+        for name, state in states.items():
+            if name in hooks:
+                if state:
+                    hooks[name].load_state_dict(state)
+            elif state:
+                logging.getLogger(__name__).warning(
+                    "The checkpoint has a state of the hook %s, which this training lacks.", name
+                )
+
+    def _keep_own_settings(self, groups: list[dict], rates: list[float]) -> None:
+        """Of the schedule and the optimizer, keep what the config says now."""
+        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update(own)
+        self.scheduler.base_lrs = rates
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
+            group["lr"] = rate
+
+    def _set_process_state(self, states: list[dict[str, Any]]) -> None:
+        rank = comm.get_rank()
+        if rank >= len(states):
+            # Of a process more than then, or of a checkpoint that one process alone wrote.
+            logging.getLogger(__name__).warning(
+                "The checkpoint has the random states of %d processes; this one, number %d, starts "
+                "from new ones.", len(states), rank,
+            )  # fmt: skip
+            torch.manual_seed(torch.initial_seed() + rank + self.start_iter)
+            return
+        set_random_state(states[rank]["random"])
+        self.forward_state.load_state_dict(states[rank]["forward"])
