@@ -134,7 +134,9 @@ class OnScore(HookBase):
         score, iteration = self.trainer.storage.latest().get(self.scores.metric, (None, -1))
         if score is not None and iteration > self._seen:
             self._seen = iteration
-            self.on_score(iteration, score)
+            # The evaluation at the end counts for the last iteration: it is of the same model as
+            # one after that iteration, in a training that was stopped there or goes on longer.
+            self.on_score(min(iteration, self.trainer.max_iter - 1), score)
 
     def _warn(self) -> None:
         if comm.is_main_process():
