@@ -33,7 +33,9 @@ def stand_in_weights(
     """
     model.eval()
     _with_hooks(model, inputs, {m: _take_statistics for m in model.modules() if _is_norm(m)})
-    predictor = model.roi_heads.box_predictor
+    predictors = model.roi_heads.box_predictor
+    # a cascade has one for each stage
+    predictors = list(predictors) if isinstance(predictors, nn.ModuleList) else [predictors]
     count = candidates * len(inputs)
 
     def spread_classes(module: nn.Linear, args: tuple[Tensor]) -> None:
@@ -43,7 +45,7 @@ def stand_in_weights(
         module.weight.mul_(scale)
         module.bias.copy_(-centre * scale)
         logits = (logits - centre) * scale
-        module.bias[-1] += _background(logits, predictor.test_score_thresh, count)
+        module.bias[-1] += _background(logits, predictors[0].test_score_thresh, count)
 
     def spread_masks(module: nn.Conv2d, args: tuple[Tensor]) -> None:
         logits = nn.functional.conv2d(args[0], module.weight)
@@ -51,7 +53,7 @@ def stand_in_weights(
         module.weight.mul_(scale)
         module.bias.copy_(-logits.mean(dim=(0, 2, 3)) * scale)
 
-    _with_hooks(model, inputs, {predictor.cls_score: spread_classes})
+    _with_hooks(model, inputs, {p.cls_score: spread_classes for p in predictors})
     if getattr(model.roi_heads, "mask_on", False):
         _with_hooks(model, inputs, {model.roi_heads.mask_head.predictor: spread_masks})
 
@@ -75,7 +77,8 @@ def _is_norm(module: nn.Module) -> bool:
 def _take_statistics(module: nn.Module, args: tuple[Tensor]) -> None:
     variance, mean = torch.var_mean(args[0].float(), dim=(0, 2, 3), correction=0)
     module.running_mean.copy_(mean)
-    module.running_var.copy_(variance)
+    # a channel that hardly varies would be blown up, and rounding errors with it
+    module.running_var.copy_(variance.clamp(min=0.01 * variance.mean()))
 
 
 def _with_hooks(model: nn.Module, inputs: list[dict], hooks: dict) -> None:

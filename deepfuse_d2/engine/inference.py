@@ -15,7 +15,7 @@ from detectron2.modeling import GeneralizedRCNN, detector_postprocess
 from detectron2.structures import Instances
 from torch import nn
 
-__all__ = ["UnpastedMasks", "for_evaluator"]
+__all__ = ["UnpastedMasks", "for_evaluator", "scale_unpasted"]
 
 
 def for_evaluator(
@@ -48,8 +48,14 @@ class UnpastedMasks(nn.Module):
 
     @staticmethod
     def fits(model: nn.Module) -> bool:
-        """Whether forward, inference and post-processing of the model are those of detectron2."""
+        """Whether forward, inference and post-processing of the model are those of detectron2.
+
+        A class of its own says ``inference_without_pasting = True`` if it leaves out nothing else
+        on ``inference(..., do_postprocess=False)``.
+        """
         kind = type(_unwrap(model))
+        if getattr(kind, "inference_without_pasting", False):
+            return True
         names = ("forward", "inference", "_postprocess")
         return issubclass(kind, GeneralizedRCNN) and all(
             getattr(kind, name) is getattr(GeneralizedRCNN, name) for name in names
@@ -59,13 +65,16 @@ class UnpastedMasks(nn.Module):
         """Takes and returns what the model does in evaluation, masks apart."""
         detected = _unwrap(self.model).inference(batched_inputs, do_postprocess=False)
         return [
-            {"instances": _postprocess(instances, entry)}
+            {"instances": scale_unpasted(instances, *_size_asked_for(instances, entry))}
             for instances, entry in zip(detected, batched_inputs, strict=True)
         ]
 
 
-def _postprocess(instances: Instances, entry: dict) -> Instances:
-    """Scale boxes to the size asked for and drop the empty ones, by detectron2's own function."""
+def scale_unpasted(instances: Instances, height: int, width: int) -> Instances:
+    """Scale boxes to an image of that size and drop the empty ones, by detectron2's own function.
+
+    ``pred_masks`` (N, 1, M, M) stay what they are: the content of the boxes.
+    """
     fields = instances.get_fields()
     masks = fields.pop("pred_masks", None)
     if isinstance(masks, torch.Tensor) and masks.ndim == 4:
@@ -73,17 +82,17 @@ def _postprocess(instances: Instances, entry: dict) -> Instances:
         fields["unpasted_masks"] = masks
     elif masks is not None:
         fields["pred_masks"] = masks
-    height, width = instances.image_size
-    result = detector_postprocess(
-        Instances(instances.image_size, **fields),
-        entry.get("height", height),
-        entry.get("width", width),
-    )
+    result = detector_postprocess(Instances(instances.image_size, **fields), height, width)
     if result.has("unpasted_masks"):
         masks = result.unpasted_masks
         result.remove("unpasted_masks")
         result.pred_masks = masks
     return result
+
+
+def _size_asked_for(instances: Instances, entry: dict) -> tuple[int, int]:
+    height, width = instances.image_size
+    return entry.get("height", height), entry.get("width", width)
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
