@@ -1,36 +1,67 @@
 #!/usr/bin/env python3
-"""Draw the instances a model finds in images.
+"""Draw what a model finds in images, folders, video files and cameras; write it down as JSON.
 
 python tools/demo.py --config-file configs/... --weights model_final.pth --input a.jpg folder/ \
-    --output results/
+    street.mp4 --output results/
+python tools/demo.py --config-file configs/... --weights model_final.pth --camera 0 \
+    --output results/ --save video coco
 """
 
 import argparse
+import contextlib
 import sys
+import time
 from pathlib import Path
 
-import cv2
-from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
-from deepfuse_d2.engine import SafePredictor, check_config, load_config
+from deepfuse_d2.demo import DemoModel, TrainedModel
+from deepfuse_d2.demo.drawing import overlay
+from deepfuse_d2.demo.results import CityscapesFiles, CocoFiles, Pictures, Videos
+from deepfuse_d2.demo.sources import Source, find_sources
 from deepfuse_d2.errors import UserError
-from deepfuse_d2.visualization import draw_predictions
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+SAVED = ("pictures", "video", "coco", "cityscapes")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--weights", required=True, metavar="FILE")
     parser.add_argument(
-        "--input", required=True, type=Path, nargs="+", metavar="PATH", help="images or folders"
+        "--input", type=Path, nargs="+", default=[], metavar="PATH",
+        help="images, video files and folders",
+    )  # fmt: skip
+    parser.add_argument(
+        "--camera", nargs="+", default=[], metavar="N", help="0 is the first; or a stream's address"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score drawn")
+    parser.add_argument(
+        "--save", nargs="+", choices=SAVED,
+        help="pictures of all frames, videos also of folders, COCO's results, Cityscapes' layout; "
+        "by default a picture of an image and a video of a video",
+    )  # fmt: skip
+    parser.add_argument(
+        "--show", nargs="+", choices=("instances", "semantics"),
+        default=["instances", "semantics"], help="what of a model that gives both is drawn",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="lowest score drawn and written"
+    )
+    parser.add_argument("--fps", type=float, help="of written videos; default: the input's, or 25")
+    parser.add_argument("--max-frames", type=int, help="stop after so many, of each input")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, help="config overrides KEY VALUE ...")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if not args.input and not args.camera:
+        parser.error("nothing to look at: give --input or --camera")
+    if not 0 <= args.threshold <= 1:
+        parser.error(f"--threshold {args.threshold:g}: give 0 to 1")
+    for name in ("fps", "max_frames"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            parser.error(f"--{name.replace('_', '-')} {value:g}: give more than 0")
     try:
         run(args)
     except UserError as error:
@@ -38,49 +69,74 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    images = find_images(args.input)
-    cfg = load_config(args.config_file, [*(args.opts or []), "MODEL.WEIGHTS", args.weights])
-    check_config(cfg)
-    predictor = SafePredictor(cfg)
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    sources = find_sources(args.input, args.camera)
+    trained = TrainedModel("model", Path(args.config_file), Path(args.weights))
+    model = DemoModel.load(trained, args.opts or [])
     args.output.mkdir(parents=True, exist_ok=True)
+    writers = make_writers(args, model)
+    start, count = time.perf_counter(), 0
+    try:
+        # Ctrl-C is how a camera ends: what came so far is kept
+        with contextlib.suppress(KeyboardInterrupt):
+            for _ in predict(sources, model, writers, args):
+                count += 1
+    finally:
+        made = [name for writer in writers for name in writer.close()]
+    seconds = time.perf_counter() - start
+    rate = f"{count} frames, {count / seconds:.2f} frames/s"
+    print(f"Wrote {', '.join(made) or 'nothing'} to {args.output} ({rate})")
+    problems = [problem for source in sources for problem in source.problems]
+    if problems:
+        sys.exit("demo.py: not readable, skipped: " + " ".join(problems))
 
-    unreadable = []
-    for path, name in tqdm(images, desc="Images", unit="image"):
-        image = cv2.imread(str(path))
-        if image is None:
-            unreadable.append(path)
-            continue
-        instances = predictor(image)["instances"]
-        instances = instances[instances.scores >= args.threshold]
-        cv2.imwrite(str(args.output / name), draw_predictions(image, instances, metadata))
-    print(f"Wrote {len(images) - len(unreadable)} images to {args.output}")
-    if unreadable:
-        sys.exit(f"demo.py: not readable as images, skipped: {', '.join(map(str, unreadable))}")
+
+def make_writers(args: argparse.Namespace, model: DemoModel) -> list:
+    saved = args.save or ["pictures", "video"]
+    asked = set(args.save or [])
+    writers = []
+    if "pictures" in saved:
+        writers.append(Pictures(args.output, of_videos="pictures" in asked))
+    if "video" in saved:
+        writers.append(Videos(args.output, of_images="video" in asked, fps=args.fps))
+    if "coco" in saved:
+        writers.append(CocoFiles(args.output, model.metadata))
+    if "cityscapes" in saved:
+        writers.append(CityscapesFiles(args.output, model.metadata))
+    return writers
 
 
-def find_images(inputs: list[Path]) -> list[tuple[Path, str]]:
-    """Images among `inputs` and in its folders, each with a name for its result, all different."""
-    paths = []
-    for path in inputs:
-        if path.is_dir():
-            paths += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        elif path.is_file():
-            paths.append(path)
-        else:
-            raise UserError(f"{path} is neither a file nor a folder.")
-    if not paths:
-        raise UserError(
-            f"no images in {', '.join(map(str, inputs))}; an image ends in one of "
-            f"{', '.join(sorted(SUFFIXES))}."
-        )
-    names: dict[str, int] = {}
-    images = []
-    for path in paths:
-        count = names[path.stem] = names.get(path.stem, 0) + 1
-        # two folders may hold files of one name
-        images.append((path, f"{path.stem}.png" if count == 1 else f"{path.stem}_{count}.png"))
-    return images
+def predict(sources: list[Source], model: DemoModel, writers: list, args: argparse.Namespace):
+    """Yield after each frame that was predicted and handed to the writers."""
+    counts = [source.count for source in sources]
+    if args.max_frames:
+        counts = [min(args.max_frames, count or args.max_frames) for count in counts]
+    total = None if None in counts else sum(counts)
+    with tqdm(total=total, desc="Frames", unit="frame") as progress:
+        for source in sources:
+            for number, frame in enumerate(source, start=1):
+                found = model(frame.image)
+                if "instances" in found:
+                    scores = found["instances"].scores
+                    found["instances"] = found["instances"][scores >= args.threshold]
+                drawn = Once(overlay, frame.image, found, model.metadata, args.show)
+                for writer in writers:
+                    writer.add(source, frame, found, drawn)
+                progress.update()
+                yield
+                if number == args.max_frames:
+                    break
+
+
+class Once:
+    """A drawing made when the first writer asks for it, and not again for the second."""
+
+    def __init__(self, draw, *arguments):
+        self._draw, self._arguments, self._drawn = draw, arguments, None
+
+    def __call__(self):
+        if self._drawn is None:
+            self._drawn = self._draw(*self._arguments)
+        return self._drawn
 
 
 if __name__ == "__main__":

@@ -22,14 +22,9 @@ import cv2
 import numpy as np
 
 from ..errors import UserError
-from ..visualization import (
-    class_name,
-    draw_difference,
-    draw_labels,
-    draw_predictions,
-    label_names,
-)
+from ..visualization import class_name, draw_difference, label_names
 from .comparison import compare
+from .drawing import overlay
 from .models import DemoModel, TrainedModel
 from .pictures import PictureError, decode, reduced
 
@@ -278,7 +273,7 @@ def _draw(
         panels.append(
             {
                 "title": gallery.models[number].name,
-                "image": _encoded(_overlay(image, kept, model, layers)),
+                "image": _encoded(overlay(image, kept, model.metadata, layers)),
                 "seconds": round(found["seconds"], 3),
                 **_summary(kept, model),
             }
@@ -301,16 +296,6 @@ def _draw(
                 "has_instances": "instances" in first and "instances" in second,
             }
     return answer
-
-
-def _overlay(
-    image: np.ndarray, found: dict[str, Any], model: DemoModel, layers: set[str]
-) -> np.ndarray:
-    if "labels" in found and "semantics" in layers:
-        image = draw_labels(image, found["labels"], model.metadata)
-    if "instances" in found and "instances" in layers:
-        image = draw_predictions(image, found["instances"], model.metadata)
-    return image
 
 
 def _summary(found: dict[str, Any], model: DemoModel) -> dict[str, Any]:
