@@ -20,18 +20,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import DeepFuseCheckpointer
 from ..data.filtering import drop_small_instances
+from ..data.instance_mapper import build_instance_mapper
 from ..data.sem_seg_augmentation import build_sem_seg_augmentation, check_labels
 from ..data.train_loader import TrainLoader, build_train_loader
 from ..evaluation.files import write_json
-from .distributed import distribute, local_norms_on_cpu
 from .checkpoints import resumable_hooks
+from .distributed import distribute, local_norms_on_cpu
 from .evaluators import build_evaluator
 from .hooks import TrainingStopped, build_monitor_hooks
 from .inference import for_evaluator
 from .mixed_precision import build_step_trainer
 from .optimizer import build_optimizer
-from .schedule import build_lr_scheduler
 from .resume import ResumableTrainer
+from .schedule import build_lr_scheduler
 from .writers import build_writers
 
 __all__ = ["Trainer"]
@@ -50,8 +51,8 @@ class Trainer(ResumableTrainer):
     - the same seed gives the same batches, whatever the number of data-loader workers;
     - images with labels of their pixels are augmented by INPUT's keys of their own;
     - checkpoints are read without executing them and written without losing the last;
-    - the evaluator comes from the table in evaluators.py;
     - a training that was interrupted goes on as if it had not been (resume.py);
+    - the evaluator comes from the table in evaluators.py;
     - MONITOR says what is watched and written, and when a training ends early;
     - masks are not pasted into full images for an evaluator that takes them unpasted.
 
@@ -145,19 +146,22 @@ class Trainer(ResumableTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        # pinned images go to a GPU while it computes
+        pin_memory = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         if cfg.MODEL.META_ARCHITECTURE in _SEMANTIC:
             check_labels(cfg)
             mapper = DatasetMapper(
                 cfg, is_train=True, augmentations=build_sem_seg_augmentation(cfg)
             )
-            return build_train_loader(cfg, mapper=mapper)
-        if not cfg.INPUT.MIN_INSTANCE_AREA:
-            return build_train_loader(cfg)
-        records = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        )
-        records = drop_small_instances(records, cfg.INPUT.MIN_INSTANCE_AREA)
-        return build_train_loader(cfg, records=records)
+            return build_train_loader(cfg, mapper=mapper, pin_memory=pin_memory)
+        records = None
+        if cfg.INPUT.MIN_INSTANCE_AREA:
+            records = get_detection_dataset_dicts(
+                cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+            )
+            records = drop_small_instances(records, cfg.INPUT.MIN_INSTANCE_AREA)
+        mapper = build_instance_mapper(cfg)
+        return build_train_loader(cfg, mapper=mapper, records=records, pin_memory=pin_memory)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
