@@ -1,5 +1,6 @@
 """The best model and the end of patience, across interruptions."""
 
+import contextlib
 import json
 import math
 import weakref
@@ -63,10 +64,8 @@ class Loop(TrainerBase):
     def go(self, max_iter, resume=False):
         self.checkpointer.resume_or_load("", resume=resume)
         resumes = resume and self.checkpointer.has_checkpoint()
-        try:
+        with contextlib.suppress(TrainingStopped, Killed):
             self.train(self.iter + 1 if resumes else 0, max_iter)
-        except (TrainingStopped, Killed):
-            pass
         return self
 
 

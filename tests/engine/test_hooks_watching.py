@@ -172,7 +172,7 @@ def test_data_sets_without_labels_give_no_validation_loss(load):
     MetadataCatalog.get(name).set(has_labels=False)
     try:
         cfg = load("", "DATASETS.TEST", f"('{name}',)", "MODEL.DEVICE", "cpu")
-        with pytest.raises(ConfigError, match="no data set of DATASETS.TEST .* has labels"):
+        with pytest.raises(ConfigError, match=r"no data set of DATASETS.TEST .* has labels"):
             build_validation_loaders(cfg)
     finally:
         DatasetCatalog.remove(name)
