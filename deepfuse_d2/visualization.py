@@ -164,7 +164,7 @@ def draw_shapes(image: np.ndarray, shapes: Iterable[Shape], scale: float = 1.0) 
     shapes = sorted((x for x in shapes if x.crop[2].any()), key=lambda x: -int(x.crop[2].sum()))
     for shape in shapes:
         _draw_shape(out, shape)
-    size = 0.33 * max(1.0, image.shape[1] / 900)
+    size = 0.33 * max(1.0, image.shape[1] / 600)
     for shape in shapes:
         top, left, inside = shape.crop
         if not shape.text or inside.sum() < _SMALLEST_NAMED:

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data import Metadata
 from detectron2.modeling import build_model
 from PIL import Image
 
-from deepfuse_d2.demo import TrainedModel, find_models
+from deepfuse_d2.demo import DemoModel, TrainedModel, find_models
 from deepfuse_d2.engine import load_config
 from deepfuse_d2.errors import UserError
 
@@ -109,6 +110,47 @@ def test_two_models_are_compared_and_one_with_itself_does_not_differ(client):
     assert difference["first"] > 0
     same = drawing(client, token, models=(0, 0)).get_json()["difference"]
     assert (same["both"], same["first"], same["second"]) == (found[0], 0, 0)
+
+
+class Labelling:
+    """A model that labels the left part of a picture road, the rest sky."""
+
+    metadata = Metadata(
+        name="two", stuff_classes=["road", "sky"], stuff_colors=[(128, 64, 128), (70, 130, 180)]
+    )
+
+    def __init__(self, share):
+        self.share = share
+
+    def __call__(self, image):
+        labels = np.ones(image.shape[:2], np.uint8)
+        labels[:, : round(self.share * image.shape[1])] = 0
+        return {"labels": labels}
+
+
+def test_semantics_are_shown_and_compared_pixel_by_pixel(output, photo):
+    fakes = {"quarter": Labelling(0.25), "half": Labelling(0.5)}
+    models = [TrainedModel(name, output, output) for name in fakes] + find_models(output)[:1]
+    loaded = [lambda x: fakes[x.name], DemoModel.load]
+    mixed = page.Gallery(models, load=lambda x: loaded[x.name not in fakes](x))
+    client = page.create_app(mixed).test_client()
+    token = mixed.add(encoded(photo))["picture"]
+    answer = drawing(client, token, models=(0, 1)).get_json()
+    assert [panel["semantics"] for panel in answer["panels"]] == [
+        [["sky", 0.75], ["road", 0.25]], [["road", 0.5], ["sky", 0.5]],
+    ]  # fmt: skip
+    difference = answer["difference"]
+    assert difference["pixels"] == 0.25
+    assert not difference["has_instances"]
+    changed = picture_of(difference)
+    grey = np.abs(changed[..., 0] - changed[..., 1]).mean(axis=0)
+    assert grey[:28].max() < 10  # both say road
+    assert grey[36:60].min() > 20
+    hidden = drawing(client, token, layers=["instances"]).get_json()["panels"][0]
+    assert np.abs(picture_of(hidden) - photo).mean() < 12
+    answer = drawing(client, token, models=(0, 2)).get_json()
+    assert answer["difference"] is None
+    assert "labels pixels: no difference" in answer["note"]
 
 
 def png_of_size(width, height):
