@@ -126,6 +126,22 @@ def test_the_model_is_written_before_its_score(tmp_path, monkeypatch):
     assert not (tmp_path / "scores.json").exists()
 
 
+def test_a_full_disk_leaves_the_best_model_before(tmp_path, monkeypatch, caplog):
+    loop = Loop(tmp_path, SCORES.get)
+    save = loop.checkpointer.save
+
+    def full(name, **kwargs):
+        if name == "model_best" and kwargs["score"] == 5.0:
+            raise OSError(28, "No space left on device")
+        save(name, **kwargs)
+
+    monkeypatch.setattr(loop.checkpointer, "save", full)
+    loop.go(6)
+    assert "val/score is 5, the best so far, but the model could not be written" in caplog.text
+    # what could not be written is not taken for the best: 3.0 at step 6 beats 1.0 at step 2
+    assert best_weight(tmp_path) == 6
+
+
 def test_patience_ends_a_training_as_its_last_iteration_would(tmp_path):
     # the best is of step 4; 6 and 8 are no better
     loop = Loop(tmp_path, SCORES.get, patience=2).go(12)

@@ -51,7 +51,14 @@ class BestCheckpoint(OnScore):
         metric, best = self.scores.metric, self.scores.best()
         if self.scores.beats_all(score):
             # First the model, then the score: killed between the two, it is only written again.
-            self._save(iteration, score)
+            try:
+                self._save(iteration, score)
+            except (OSError, RuntimeError) as error:  # of a full disk torch makes a RuntimeError
+                logger.error(
+                    "%s is %.5g, the best so far, but the model could not be written: %s. The one "
+                    "before is still in %s.pth. Make room.", metric, score, error, self.name,
+                )  # fmt: skip
+                return
             logger.info(
                 "%s is %.5g, the best so far; %s.pth holds this model.", metric, score, self.name
             )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from detectron2.utils import comm
 
 from ...errors import ConfigError
+from ..checkpoints import Checkpoints
 from .scores import OnScore, Scores
 
 __all__ = ["EarlyStopping", "TrainingStopped"]
@@ -81,4 +82,10 @@ class EarlyStopping(OnScore):
                 "%d (MONITOR.PATIENCE).",
                 trainer.iter, self.patience, self.scores.metric, score, iteration,
             )  # fmt: skip
+        # of all processes together, where the training has the hook for it
+        for hook in trainer._hooks:
+            if isinstance(hook, Checkpoints):
+                hook.write("model_final", must=True)
+                return
+        if comm.is_main_process():
             trainer.checkpointer.save("model_final", iteration=trainer.iter)

@@ -1,0 +1,106 @@
+"""What is asked of Slurm, and what runs in each process; submitit is stood in for."""
+
+import importlib.util
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+
+@pytest.fixture
+def tool(repository):
+    path = repository / "tools" / "submit_slurm.py"
+    spec = importlib.util.spec_from_file_location("submit_slurm", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def submitit(monkeypatch):
+    """Keeps what submitit would be told."""
+    stub = ModuleType("submitit")
+    stub.made, stub.parameters, stub.submitted, stub.exported = [], {}, [], []
+
+    class AutoExecutor:
+        def __init__(self, **arguments):
+            stub.made.append(arguments)
+
+        def update_parameters(self, **parameters):
+            stub.parameters |= parameters
+
+        def submit(self, function):
+            stub.submitted.append(function)
+            paths = SimpleNamespace(stdout="log")
+            return SimpleNamespace(job_id="17", paths=paths, result=function)
+
+    environment = SimpleNamespace(export=lambda **arguments: stub.exported.append(arguments))
+    stub.AutoExecutor = AutoExecutor
+    stub.helpers = SimpleNamespace(
+        DelayedSubmission=lambda function: SimpleNamespace(function=function),
+        TorchDistributedEnvironment=lambda: environment,
+    )
+    monkeypatch.setitem(sys.modules, "submitit", stub)
+    return stub
+
+
+def test_a_job_asks_for_one_task_a_gpu_and_a_warning_before_its_end(tool, submitit, capsys):
+    options = ["--nodes", "8", "--hours", "2.5", "--partition", "gpu", "--requeues", "3"]
+    assert tool.main([*options, "--", "--config-file", "a.yaml", "OUTPUT_DIR", "out"]) == 0
+    assert submitit.made == [
+        {"folder": "output/slurm/%j", "cluster": None, "slurm_max_num_timeout": 3}
+    ]
+    asked = submitit.parameters
+    assert (asked["nodes"], asked["tasks_per_node"], asked["gpus_per_node"]) == (8, 8, 8)
+    assert asked["timeout_min"] == 150
+    assert asked["slurm_partition"] == "gpu"
+    assert asked["slurm_signal_delay_s"] >= 60
+    assert "slurm_account" not in asked
+    assert submitit.submitted[0].arguments == ["--config-file", "a.yaml", "OUTPUT_DIR", "out"]
+    assert "Job 17" in capsys.readouterr().out
+
+
+def test_after_a_timeout_the_same_is_queued_again_and_resumes(tool, submitit):
+    again = tool.Training(["--config-file", "a.yaml"]).checkpoint().function
+    assert again.arguments == ["--resume", "--config-file", "a.yaml"]
+    assert again.checkpoint().function.arguments == again.arguments
+
+
+def test_each_process_joins_the_group_that_submitit_describes(tool, submitit, monkeypatch):
+    from deepfuse_d2 import engine
+
+    launched = []
+    monkeypatch.setattr(engine, "launch", lambda main, args: launched.append((main, args)))
+    monkeypatch.chdir(tool.REPOSITORY)
+    training = ["--config-file", "a.yaml", "SEED", "3"]
+    assert tool.main(["--local", "--gpus-per-node", "0", "--", *training]) == 0
+    ((main, args),) = launched
+    assert main.__module__ == "train_net"
+    assert main.__name__ == "run"
+    assert args.dist_url == "env://"
+    assert args.config_file == "a.yaml"
+    assert args.opts == ["SEED", "3"]
+    assert submitit.exported == [{"set_cuda_visible_devices": False}]
+    assert submitit.made[0]["cluster"] == "local"
+    assert submitit.parameters["tasks_per_node"] == 1
+    assert not any(key.startswith("slurm_") for key in submitit.parameters)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--nodes", "2"], 'the arguments of train_net.py follow "--"'),
+        (["--", "--resume"], "no --config-file among the arguments"),
+    ],
+)
+def test_missing_arguments_are_named(tool, argv, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        tool.main(argv)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_submitit_is_named_with_its_extra(tool, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert tool.main(["--", "--config-file", "a.yaml"]) == 2
+    assert 'pip install "deepfuse-d2[slurm]"' in capsys.readouterr().err
