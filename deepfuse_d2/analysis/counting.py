@@ -32,7 +32,7 @@ _NOT_COUNTED = (
     "aten::reflection_pad2d", "aten::relu6", "aten::relu6_", "aten::repeat",
     "aten::repeat_interleave", "aten::rsqrt", "aten::rsub", "aten::sigmoid", "aten::sigmoid_",
     "aten::silu", "aten::silu_", "aten::softmax", "aten::softplus", "aten::sqrt", "aten::sub",
-    "aten::sub_", "aten::sum", "aten::tanh", "aten::upsample_bicubic2d",
+    "aten::sub_", "aten::sum", "aten::tanh", "aten::unflatten", "aten::upsample_bicubic2d",
     "aten::upsample_bilinear2d", "aten::upsample_nearest2d", "aten::var", "aten::view_as",
     "aten::where"
 )  # fmt: skip
