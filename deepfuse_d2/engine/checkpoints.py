@@ -154,6 +154,9 @@ class Resume(HookBase):
     def before_train(self) -> None:
         self.notice.listen()
         self.trainer.continue_from_checkpoint()
+        if self.trainer.start_iter >= self.trainer.max_iter:
+            # No step is left; what follows is counted as behind the last one, as it was before.
+            self.trainer.iter = self.trainer.start_iter - 1
 
     def before_step(self) -> None:
         if self.notice.for_all():

@@ -44,7 +44,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[A
     """
     return {
         key: (_plain(was[key]), now[key])
-        for key in now
+        for key in sorted(now)
         if key in was and _plain(was[key]) != now[key] and not key.startswith(_FREE)
     }
 

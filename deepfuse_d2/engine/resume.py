@@ -6,7 +6,6 @@ had not run yet when the checkpoint was written. What else has a state joins by
 ``trainer.checkpointer.add_checkpointable(name, object)``, or as a hook with ``state_dict``.
 """
 
-import copy
 import logging
 import os
 from collections import Counter
@@ -42,6 +41,12 @@ class ResumableTrainer(DefaultTrainer):
     for bit; on a GPU as far as its kernels give the same sums twice.
     """
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """With `resume`, go on from the last checkpoint, if there is one; see DefaultTrainer."""
+        super().resume_or_load(resume=resume)
+        # of a run that was interrupted before its first checkpoint, nothing is left to go on from
+        self._begins_again = resume and self.start_iter == 0
+
     def after_step(self) -> None:
         for number, hook in enumerate(self._hooks):
             self._hooks_run = number + 1
@@ -59,6 +64,7 @@ class ResumableTrainer(DefaultTrainer):
             "hooks": {name: hook.state_dict() for name, hook in self._named_hooks().items()},
             "resume": {
                 "config": self._settings(),
+                "parameters": self._parameter_names(),
                 "loaders": [loader.state_dict() for loader in self._loaders()],
                 "processes": states,
                 "metrics": history_state(self.storage) if hasattr(self, "storage") else {},
@@ -67,29 +73,45 @@ class ResumableTrainer(DefaultTrainer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load what a checkpoint holds; what is for the first step waits until then.
+
+        Raises: ConfigError: SOLVER.OPTIMIZER is another one than then.
+        """
+        logger = logging.getLogger(__name__)
         state = dict(state)
         hooks, resumed = state.pop("hooks", {}), state.pop("resume", None)
         changed = changes(resumed["config"], self._settings()) if resumed else {}
-        own = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in copy.deepcopy(self.optimizer.state_dict()["param_groups"])
-        ]
+        if "SOLVER.OPTIMIZER" in changed:
+            was, now = changed["SOLVER.OPTIMIZER"]
+            raise ConfigError(
+                f"SOLVER.OPTIMIZER was {was}, is {now}: the state of one is no use to the other. "
+                f"Resume with {was}; or leave out --resume and start from the weights of the last "
+                "checkpoint with MODEL.WEIGHTS."
+            )
+        new_solver = any(key.startswith("SOLVER.") for key in changed)
         own_rates = list(self.scheduler.base_lrs)
-        self._load_optimizer(state, changed)
+        was = state["_trainer"]["optimizer"]["param_groups"][0]["lr"]
+        if resumed and (new_solver or resumed["parameters"] != self._parameter_names()):
+            state["_trainer"] = {
+                **state["_trainer"],
+                "optimizer": self._own_optimizer_with(
+                    state["_trainer"]["optimizer"]["state"], resumed["parameters"]
+                ),
+            }
+        super().load_state_dict(state)
         self._load_hooks(hooks)
+        if new_solver:
+            self._set_rates(own_rates)
         if resumed is None:
-            logging.getLogger(__name__).warning(
+            logger.warning(
                 "The checkpoint says nothing of random states and the place in the data; the "
                 "training goes on, but not as it would have without the interruption."
             )
         elif changed:
-            was = self.optimizer.param_groups[0]["lr"]
-            if any(key.startswith("SOLVER.") for key in changed):
-                self._keep_own_settings(own, own_rates)
             now = self.optimizer.param_groups[0]["lr"]
             if was != now:
                 changed[f"learning rate of iteration {self.iter + 1}"] = (was, now)
-            logging.getLogger(__name__).warning(
+            logger.warning(
                 "--resume goes on from iteration %d with other settings than before; what is new "
                 "counts from here on:\n%s", self.iter + 1, report(changed),
             )  # fmt: skip
@@ -123,6 +145,8 @@ class ResumableTrainer(DefaultTrainer):
         """
         resumed = getattr(self, "_resumed", None)
         if resumed is None:
+            if getattr(self, "_begins_again", False):
+                self._trim_metrics(-1)
             return
         self._resumed = None
         for loader, state in zip(self._loaders(), resumed["loaders"], strict=False):
@@ -134,10 +158,13 @@ class ResumableTrainer(DefaultTrainer):
         has_written = not any(hooks[name].__class__.__name__ == "PeriodicWriter" for name in to_run)
         written = last_written(self._hooks, last if has_written else last - 1)
         restore_history(self.storage, resumed["metrics"], written)
-        if comm.is_main_process():
-            trim_metrics(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), written)
+        self._trim_metrics(written)
         self._run_late(to_run, last)
         forget_smoothed(self.storage)
+
+    def _trim_metrics(self, written: int) -> None:
+        if comm.is_main_process():
+            trim_metrics(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), written)
 
     def _run_late(self, names: Sequence[str], iteration: int) -> None:
         """Run ``after_step`` of these hooks as at the end of `iteration`."""
@@ -173,23 +200,33 @@ class ResumableTrainer(DefaultTrainer):
     def _settings(self) -> dict[str, Any]:
         return {**flatten(self.cfg), _PROCESSES: comm.get_world_size()}
 
-    def _load_optimizer(self, state: dict[str, Any], changed: dict[str, tuple]) -> None:
-        if "SOLVER.OPTIMIZER" in changed:
-            was, now = changed["SOLVER.OPTIMIZER"]
-            raise ConfigError(
-                f"SOLVER.OPTIMIZER was {was}, is {now}: the state of one is no use to the other. "
-                f"Resume with {was}; or leave out --resume and start from the weights of the last "
-                "checkpoint with MODEL.WEIGHTS."
-            )
-        try:
-            super().load_state_dict(state)
-        except ValueError as error:
-            raise ConfigError(
-                f"The checkpoint's state of the optimizer does not fit this training: {error}. "
-                f"Changed since then:\n{report(changed) or '  nothing in the config'}\nResume with "
-                "the config of then (config.yaml in OUTPUT_DIR), or start from the weights alone: "
-                "MODEL.WEIGHTS, without --resume."
-            ) from error
+    def _parameter_names(self) -> list[str]:
+        """Of what the optimizer updates, in its order."""
+        names = {parameter: name for name, parameter in self.checkpointer.model.named_parameters()}
+        groups = self.optimizer.param_groups
+        return [names.get(x, "") for group in groups for x in group["params"]]
+
+    def _own_optimizer_with(self, states: dict[int, Any], names: Sequence[str]) -> dict[str, Any]:
+        """The optimizer's groups as the config now makes them, with the states of then by name.
+
+        Args:
+            states: by the number of the parameter.
+            names: of the parameters then, in their order.
+        """
+        by_name = {name: states[number] for number, name in enumerate(names) if number in states}
+        own = self.optimizer.state_dict()
+        own["state"] = {
+            number: by_name[name]
+            for number, name in enumerate(self._parameter_names())
+            if name in by_name
+        }
+        return own
+
+    def _set_rates(self, base_rates: list[float]) -> None:
+        """The learning rates of this iteration by the schedule that the config now makes."""
+        self.scheduler.base_lrs = base_rates
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
+            group["lr"] = rate
 
     def _load_hooks(self, states: dict[str, Any]) -> None:
         hooks = self._named_hooks()
@@ -201,14 +238,6 @@ class ResumableTrainer(DefaultTrainer):
                 logging.getLogger(__name__).warning(
                     "The checkpoint has a state of the hook %s, which this training lacks.", name
                 )
-
-    def _keep_own_settings(self, groups: list[dict], rates: list[float]) -> None:
-        """Of the schedule and the optimizer, keep what the config says now."""
-        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
-            group.update(own)
-        self.scheduler.base_lrs = rates
-        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
-            group["lr"] = rate
 
     def _set_process_state(self, states: list[dict[str, Any]]) -> None:
         rank = comm.get_rank()

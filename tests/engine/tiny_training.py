@@ -39,7 +39,7 @@ class TinyModel(nn.Module):
         y = self.head(x)
         if not self.training:
             return y
-        noise = 1 + 0.1 * (random.random() + float(np.random.rand()))
+        noise = 1 + 0.1 * (random.random() + float(np.random.rand()))  # noqa: NPY002
         target = torch.stack([sample["target"] for sample in batch])
         losses = {"loss_a": noise * (y[:, 0] - target).square().mean(), "loss_b": y[:, 1].exp()}
         return {name: loss.mean() for name, loss in losses.items()}
@@ -57,7 +57,7 @@ class MapTiny:
             image = torch.from_numpy(np.array(file)).permute(2, 0, 1)
         if random.random() < 0.5:
             image = image.flip(2)
-        target = torch.rand(()) + float(np.random.rand())
+        target = torch.rand(()) + float(np.random.rand())  # noqa: NPY002
         return {**record, "image": image, "target": target}
 
 
@@ -71,7 +71,7 @@ class TinyEvaluator(DatasetEvaluator):
         self.total += outputs.sum().item()
 
     def evaluate(self):
-        return {"tiny": {"score": self.total + float(np.random.rand())}}
+        return {"tiny": {"score": self.total + float(np.random.rand())}}  # noqa: NPY002
 
 
 class LossLog(HookBase):
