@@ -15,6 +15,7 @@ from ..engine import SafePredictor, check_config, load_config
 from ..engine.inference import UnpastedMasks
 from ..errors import ConfigError
 from ..evaluation.label_maps import best_class
+from ..inference.optimize import optimize_for_inference
 
 __all__ = ["DemoModel", "TrainedModel", "find_models"]
 
@@ -88,7 +89,9 @@ class DemoModel:
                 f"{model.config} names no data set in DATASETS.TEST, so the classes have no names; "
                 "give one, for example with DATASETS.TEST \"('minicity_fine_instance_seg_val',)\"."
             )
-        return cls(SafePredictor(cfg), MetadataCatalog.get(cfg.DATASETS.TEST[0]))
+        predictor = SafePredictor(cfg)
+        predictor.model = optimize_for_inference(predictor.model)
+        return cls(predictor, MetadataCatalog.get(cfg.DATASETS.TEST[0]))
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
         """What is in a picture, on the CPU.
