@@ -11,7 +11,9 @@ somebody else, the job is queued again with --resume. --local runs the same on t
 
 import argparse
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -39,9 +41,18 @@ class Training:
 
         import train_net
         from deepfuse_d2.engine import launch
+        from deepfuse_d2.engine.termination import Preempted
 
+        requeue = take_over_warning()
         args = default_argument_parser().parse_args(["--dist-url", "env://", *self.arguments])
-        launch(train_net.run, args)
+        try:
+            launch(train_net.run, args)
+        except Preempted:
+            if requeue is None:
+                raise
+            # A checkpoint is written. This queues the job again from the first process, and
+            # returns in the others: if they ended with an error, Slurm might end the first.
+            requeue(signal.SIGUSR2, None)
 
     def checkpoint(self):
         """What submitit queues again after a timeout or a preemption: the same, resumed."""
@@ -49,6 +60,23 @@ class Training:
 
         resumed = [x for x in self.arguments if x != "--resume"]
         return submitit.helpers.DelayedSubmission(Training(["--resume", *resumed]))
+
+
+def take_over_warning() -> Callable | None:
+    """Let submitit's warning signal end the training as SIGTERM does, with a checkpoint.
+
+    submitit would leave at once, in the middle of a step.
+
+    Returns:
+        what submitit would have called, with (signal, frame); None where it waits for no signal.
+    """
+    requeue = None
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        handler = signal.getsignal(number)
+        if getattr(handler, "__name__", "") == "checkpoint_and_try_requeue":
+            requeue = handler
+            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    return requeue
 
 
 def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:

@@ -1,7 +1,10 @@
 """What is asked of Slurm, and what runs in each process; submitit is stood in for."""
 
 import importlib.util
+import os
+import signal
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -84,6 +87,42 @@ def test_each_process_joins_the_group_that_submitit_describes(tool, submitit, mo
     assert submitit.made[0]["cluster"] == "local"
     assert submitit.parameters["tasks_per_node"] == 1
     assert not any(key.startswith("slurm_") for key in submitit.parameters)
+
+
+def test_the_warning_of_slurm_writes_a_checkpoint_before_the_job_is_queued_again(
+    tool, submitit, monkeypatch
+):
+    from deepfuse_d2 import engine
+    from deepfuse_d2.engine.termination import Preempted
+
+    happened = []
+
+    def checkpoint_and_try_requeue(number, frame):
+        happened.append("queued again")
+
+    def train(main, args):
+        def note(number, frame):
+            happened.append("checkpoint")
+            raise Preempted(75)
+
+        signal.signal(signal.SIGTERM, note)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        time.sleep(5)
+        happened.append("no signal came")
+
+    monkeypatch.setattr(engine, "launch", train)
+    monkeypatch.chdir(tool.REPOSITORY)
+    before = [(x, signal.getsignal(x)) for x in (signal.SIGTERM, signal.SIGUSR2)]
+    signal.signal(signal.SIGUSR2, checkpoint_and_try_requeue)
+    try:
+        tool.Training(["--config-file", "a.yaml"])()
+        assert happened == ["checkpoint", "queued again"]
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        assert tool.take_over_warning() is None
+        assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
