@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.utils.events import (
     CommonMetricPrinter,
@@ -157,7 +158,7 @@ class WandbWriter(_RunWriter):
         super().write()
         # TensorBoard's writer, behind this one, takes the images away
         for name, image, iteration in get_event_storage()._vis_data:
-            picture = self._wandb.Image(image.transpose(1, 2, 0))
+            picture = self._wandb.Image(np.asarray(image).transpose(1, 2, 0))
             self._run.log({name: picture}, step=iteration)
 
     def send(self, values: dict[str, float], iteration: int) -> None:

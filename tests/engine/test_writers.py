@@ -34,7 +34,7 @@ def write(writers, iterations, images=False):
             storage.iter = iteration
             storage.put_scalars(total_loss=10.0 - iteration, lr=0.1, smoothing_hint=False)
             if images:
-                storage.put_image("street", torch.zeros(3, 4, 6, dtype=torch.uint8).numpy())
+                storage.put_image("street", torch.zeros(3, 4, 6, dtype=torch.uint8))
             for writer in writers:
                 writer.write()
         for writer in writers:
