@@ -269,6 +269,13 @@ def add_deepfuse_config(cfg: CN) -> None:
     # As often in a row may a checkpoint not be written (the disk is full) before the training
     # stops, 0 or more.
     cfg.SOLVER.SAFETY.MAX_FAILED_WRITES = 3
+    # On a loss that is not finite: "stop", or "skip" the iteration before anything is learned.
+    cfg.SOLVER.SAFETY.NONFINITE = "stop"
+    # Iterations in a row, 0 or more, that may be skipped before the training stops after all.
+    cfg.SOLVER.SAFETY.MAX_SKIPPED = 10
+    # So many batches that went wrong are kept in OUTPUT_DIR/faults, with the weights of then, for
+    # tools/replay_batch.py; 0 or more, of each process.
+    cfg.SOLVER.SAFETY.KEPT_BATCHES = 3
 
     # Keep convolution maps and weights with channels innermost: faster on CPUs and tensor cores.
     cfg.MODEL.CHANNELS_LAST = False

@@ -12,6 +12,7 @@ from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.utils import comm
 
 from ..errors import ConfigError, TrainingError
+from .faults import first_not_finite
 from .termination import Notice
 
 __all__ = ["LATEST", "Checkpoints", "Resume", "resumable_hooks"]
@@ -87,8 +88,11 @@ class Checkpoints(HookBase):
         Args:
             must: whether a failure is final.
 
-        Raises: TrainingError: it could not be written, too often or for the last time.
+        Raises: TrainingError: it could not be written, too often or for the last time; or the
+            weights are not worth it.
         """
+        if comm.is_main_process():
+            self._check_weights()
         self.trainer.gather_process_states()
         try:
             if comm.is_main_process():
@@ -114,15 +118,26 @@ class Checkpoints(HookBase):
         finally:
             self.trainer.forget_process_states()
 
+    def _check_weights(self) -> None:
+        broken = first_not_finite(self.checkpointer.model)
+        if broken is not None:
+            raise TrainingError(
+                f"After iteration {self.trainer.iter} {broken} is not finite. Such weights are not "
+                f"written; {self._last_good()}. Resume from it with a lower SOLVER.BASE_LR or with "
+                "SOLVER.CLIP_GRADIENTS.ENABLED True."
+            )
+
+    def _last_good(self) -> str:
+        if not self.checkpointer.has_checkpoint():
+            return "there is no checkpoint yet"
+        return f"the last good one is {Path(self.checkpointer.get_checkpoint_file()).name}"
+
     def _describe(self, error: OSError) -> str:
         folder = Path(self.checkpointer.save_dir)
-        last = "there is none yet"
-        if self.checkpointer.has_checkpoint():
-            last = f"the last good one is {Path(self.checkpointer.get_checkpoint_file()).name}"
         return (
             f"The checkpoint of iteration {self.trainer.iter} could not be written to {folder} "
             f"({error.strerror or error}; {shutil.disk_usage(folder).free / 2**20:.0f} MiB are "
-            f"free); {last}."
+            f"free); {self._last_good()}."
         )
 
     def _drop_old(self) -> None:
@@ -152,6 +167,7 @@ class Resume(HookBase):
         self.notice = Notice(exit_code)
 
     def before_train(self) -> None:
+        self.trainer.guard  # noqa: B018  (from here on it watches; its keys are checked)
         self.notice.listen()
         self.trainer.continue_from_checkpoint()
         if self.trainer.start_iter >= self.trainer.max_iter:
@@ -163,6 +179,7 @@ class Resume(HookBase):
             # the state is that after the step before, and nothing of this one has happened
             self.trainer.iter = self.trainer.storage.iter = self.trainer.iter - 1
             self._write_and_leave()
+        self.trainer.remember()
 
     def after_train(self) -> None:
         self.notice.stop_listening()

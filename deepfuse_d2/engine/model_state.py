@@ -31,11 +31,13 @@ class ForwardState:
             for name, buffer in module.named_buffers(recurse=False)
         }
         self._detectors = [x for x in model.modules() if isinstance(x, DenseDetector)]
+        self._is_kept = False
         self._copies: list[Tensor] = []
         self._averages: list[float | None] = []
 
     def keep(self) -> None:
         """Remember the values of now, in place of earlier ones."""
+        self._is_kept = True
         self._averages = [getattr(x, _AVERAGE, None) for x in self._detectors]
         buffers = list(self._buffers.values())
         if not self._copies:
@@ -45,6 +47,8 @@ class ForwardState:
 
     def put_back(self) -> None:
         """Undo what forward passes changed since :meth:`keep`."""
+        if not self._is_kept:
+            return
         with torch.no_grad():
             for buffer, copy in zip(self._buffers.values(), self._copies, strict=True):
                 buffer.copy_(copy)

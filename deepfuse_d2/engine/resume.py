@@ -6,6 +6,7 @@ had not run yet when the checkpoint was written. What else has a state joins by
 ``trainer.checkpointer.add_checkpointable(name, object)``, or as a hook with ``state_dict``.
 """
 
+import errno
 import logging
 import os
 from collections import Counter
@@ -17,9 +18,11 @@ from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.utils import comm
 
 from ..data.train_loader import TrainLoader
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 from ..randomness import get_random_state, set_random_state
+from .checkpoints import LATEST, Checkpoints
 from .config_changes import changes, flatten, report
+from .faults import StepGuard
 from .metric_history import (
     forget_smoothed,
     history_state,
@@ -47,10 +50,26 @@ class ResumableTrainer(DefaultTrainer):
         # of a run that was interrupted before its first checkpoint, nothing is left to go on from
         self._begins_again = resume and self.start_iter == 0
 
+    def run_step(self) -> None:
+        try:
+            with self.guard.step(self.iter):
+                super().run_step()
+        except (Exception, KeyboardInterrupt):
+            self._keep_last_step()
+            raise
+
     def after_step(self) -> None:
         for number, hook in enumerate(self._hooks):
             self._hooks_run = number + 1
-            hook.after_step()
+            try:
+                hook.after_step()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise TrainingError(
+                    f"Iteration {self.iter}: {type(hook).__name__} could not write ({error}). Make "
+                    "room and give the same command with --resume; nothing is lost."
+                ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """State of the training after its last complete step; of this process where they differ.
@@ -133,6 +152,14 @@ class ResumableTrainer(DefaultTrainer):
         self._process_states = None
 
     @property
+    def guard(self) -> StepGuard:
+        if not hasattr(self, "_guard"):
+            self._guard = StepGuard(
+                self.cfg, self._trainer.model, self.optimizer, self.forward_state
+            )
+        return self._guard
+
+    @property
     def forward_state(self) -> ForwardState:
         if not hasattr(self, "_forward_state"):
             self._forward_state = ForwardState(self.checkpointer.model)
@@ -144,6 +171,7 @@ class ResumableTrainer(DefaultTrainer):
         Runs the hooks that had not run when the checkpoint was written, an evaluation for example.
         """
         resumed = getattr(self, "_resumed", None)
+        self._hooks_run = len(self._hooks)
         if resumed is None:
             if getattr(self, "_begins_again", False):
                 self._trim_metrics(-1)
@@ -173,6 +201,33 @@ class ResumableTrainer(DefaultTrainer):
         for name in names:
             self._named_hooks()[name].after_step()
         self.iter = self.storage.iter = now
+
+    def remember(self) -> None:
+        """Keep what an interrupted step would change: what a step that is complete left."""
+        self.forward_state.keep()
+        self._last = (get_random_state(), [loader.state_dict() for loader in self._loaders()])
+
+    def _keep_last_step(self) -> None:
+        """After an error in a step: a checkpoint of the step before, where that can be had.
+
+        With several processes it cannot: the others wait in the middle of theirs.
+        """
+        done = self.iter - 1
+        if comm.get_world_size() > 1 or self.guard.is_updating or done < self.start_iter:
+            return
+        checkpoints = next((x for x in self._hooks if isinstance(x, Checkpoints)), None)
+        if checkpoints is None or checkpoints.written == done:
+            return
+        self.forward_state.put_back()
+        random_state, places = self._last
+        set_random_state(random_state)
+        for loader, place in zip(self._loaders(), places, strict=True):
+            loader.load_state_dict(place)
+        self.iter = self.storage.iter = done
+        try:
+            checkpoints.write(LATEST, must=True)
+        except Exception as error:  # the one at hand is the one to hear of
+            logging.getLogger(__name__).error("%s", error)
 
     def _loaders(self) -> list[TrainLoader]:
         """The training's own, and those of hooks, such as PreciseBN."""

@@ -4,9 +4,7 @@ import logging
 import signal
 import threading
 
-import torch
-import torch.distributed as dist
-from detectron2.utils import comm
+from .agreement import any_process
 
 __all__ = ["WARNINGS", "Notice", "Preempted"]
 
@@ -31,12 +29,9 @@ class Notice:
         # At such times there is nothing to write any more: leave at once.
         self.leave_at_once = False
         self._former: dict = {}
-        self._group = None
 
     def listen(self) -> None:
-        """Take the signals from now on; all processes together."""
-        if comm.get_world_size() > 1 and dist.get_backend() != "gloo":
-            self._group = dist.new_group(backend="gloo")
+        """Take the signals from now on."""
         if threading.current_thread() is threading.main_thread():
             self._former = {x: signal.signal(x, self._note) for x in WARNINGS}
 
@@ -47,11 +42,7 @@ class Notice:
 
     def for_all(self) -> bool:
         """Whether it came to any process: the same answer in all, which all must ask for."""
-        if comm.get_world_size() == 1:
-            return self.came is not None
-        came = torch.tensor(int(self.came is not None))
-        dist.all_reduce(came, op=dist.ReduceOp.MAX, group=self._group)
-        return bool(came)
+        return any_process(self.came is not None)
 
     def leave(self) -> None:
         """Raise :class:`Preempted`."""

@@ -25,7 +25,13 @@ COUNT = 10
 
 
 class TinyModel(nn.Module):
-    """Two losses, a batch norm that learns statistics, and noise of all three generators."""
+    """Two losses, a batch norm that learns statistics, and noise of all three generators.
+
+    ``fault`` is called on the images, as floats, of a training batch, and gives what takes their
+    place.
+    """
+
+    fault = None
 
     def __init__(self, cfg):
         super().__init__()
@@ -35,6 +41,8 @@ class TinyModel(nn.Module):
 
     def forward(self, batch):
         x = torch.stack([sample["image"] for sample in batch]).float() / 255
+        if self.fault is not None and self.training:
+            x = self.fault(x)
         x = F.dropout(self.norm(self.conv(x)).relu(), 0.2, self.training).mean((2, 3))
         y = self.head(x)
         if not self.training:
@@ -150,6 +158,17 @@ def tiny_config(output, *overrides):
     cfg.merge_from_list(list(overrides))
     Path(output).mkdir(parents=True, exist_ok=True)
     return cfg
+
+
+class FaultAt(HookBase):
+    """Gives the model a fault in some iterations."""
+
+    def __init__(self, iterations, fault):
+        self.iterations, self.fault = set(iterations), fault
+
+    def before_step(self):
+        is_due = self.trainer.iter in self.iterations
+        self.trainer.checkpointer.model.fault = self.fault if is_due else None
 
 
 def train(cfg, *, resume=False, hooks=()):
