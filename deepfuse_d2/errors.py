@@ -9,6 +9,7 @@ __all__ = [
     "ConfigError",
     "DamagedWeightsError",
     "DatasetError",
+    "ImageError",
     "TrainingError",
     "UserError",
     "WeightsError",
@@ -37,3 +38,7 @@ class DamagedWeightsError(WeightsError):
 
 class TrainingError(UserError, RuntimeError):
     """A training cannot go on: memory or disk are full, losses are not finite, workers died."""
+
+
+class ImageError(UserError, ValueError):
+    """What should be predicted is no image, or damaged, too large, or of an unknown range."""

@@ -75,7 +75,11 @@ def scale_unpasted(instances: Instances, height: int, width: int) -> Instances:
 
     ``pred_masks`` (N, 1, M, M) stay what they are: the content of the boxes.
     """
-    fields = instances.get_fields()
+    # copies: detectron2's function scales what it is given
+    fields = dict(instances.get_fields())
+    for name in ("pred_boxes", "pred_keypoints"):
+        if name in fields:
+            fields[name] = fields[name].clone()
     masks = fields.pop("pred_masks", None)
     if isinstance(masks, torch.Tensor) and masks.ndim == 4:
         # under a name that it does not know, it selects the masks and leaves them as they are

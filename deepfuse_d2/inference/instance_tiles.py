@@ -1,0 +1,171 @@
+"""Instances of an image larger than what the network takes: tile by tile, then joined.
+
+Neighbouring tiles overlap. What both see of one object lies in the overlap, and there their masks
+agree: two instances of a class whose masks, of which only the part in the overlap counts, cover
+each other by `min_iou` are one object. So an object cut by a border is joined, over any number of
+tiles, and one that both tiles see whole is not found twice.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..evaluation.mask_crops import MaskCrop
+from ..modeling.meta_arch.tiling import tile_starts
+from .results import Found
+
+__all__ = ["Tile", "merge_tiles", "tiles_of"]
+
+# (top, left, bottom, right)
+Tile = tuple[int, int, int, int]
+
+
+def tiles_of(height: int, width: int, tile: tuple[int, int], overlap: int) -> Iterator[Tile]:
+    """Tiles of an image, row by row; each overlaps its neighbours by `overlap` pixels at least."""
+    rows, columns = min(tile[0], height), min(tile[1], width)
+    for top in tile_starts(height, tile[0], overlap):
+        for left in tile_starts(width, tile[1], overlap):
+            yield top, left, top + rows, left + columns
+
+
+def merge_tiles(
+    parts: list[tuple[Tile, Found]],
+    size: tuple[int, int],
+    *,
+    min_iou: float = 0.5,
+    limit: int = -1,
+) -> Found:
+    """One set of instances of the image, best first.
+
+    An instance has the box around, the mask of, and the best score among what it was joined of.
+
+    Args:
+        parts: what was found in each tile, in pixels of the tile.
+        size: (height, width) of the image.
+        min_iou: masks in the overlap, or boxes where there are none, that make two one.
+        limit: instances to keep; -1 for all.
+    """
+    tile_of, boxes, scores, classes, crops = [], [], [], [], []
+    for number, ((top, left, _, _), found) in enumerate(parts):
+        tile_of += [number] * len(found)
+        boxes += list(found.boxes + np.array([left, top, left, top], dtype=found.boxes.dtype))
+        scores += found.scores.tolist()
+        classes += found.classes.tolist()
+        if found.crops is not None:
+            crops += [(top + y, left + x, mask) for y, x, mask in found.crops]
+    masked = all(found.crops is not None for _, found in parts)
+    groups = list(range(len(boxes)))  # to which earlier instance each one belongs
+
+    def root(i: int) -> int:
+        while groups[i] != i:
+            groups[i] = groups[groups[i]]
+            i = groups[i]
+        return i
+
+    for i, j, area in _candidates(parts, tile_of, boxes, classes):
+        if masked:
+            iou = _mask_iou(crops[i], crops[j], area)
+        else:
+            iou = _box_iou(boxes[i], boxes[j], area)
+        if iou >= min_iou:
+            groups[root(j)] = root(i)
+
+    members: dict[int, list[int]] = {}
+    for i in range(len(boxes)):
+        members.setdefault(root(i), []).append(i)
+    joined = sorted(members.values(), key=lambda group: -max(scores[i] for i in group))
+    if limit >= 0:
+        joined = joined[:limit]
+    return Found(
+        size,
+        np.array([_hull([boxes[i] for i in g]) for g in joined], dtype=np.float32).reshape(-1, 4),
+        np.array([max(scores[i] for i in g) for g in joined], dtype=np.float32),
+        np.array([classes[g[0]] for g in joined], dtype=np.int64),
+        [_join([crops[i] for i in g]) for g in joined] if masked else None,
+    )
+
+
+def _candidates(
+    parts: list[tuple[Tile, Found]], tile_of: list[int], boxes: list, classes: list[int]
+) -> Iterator[tuple[int, int, Tile]]:
+    """Pairs of a class in two tiles that overlap, whose boxes meet there, and where that is."""
+    of_tile: dict[int, list[int]] = {}
+    for i, number in enumerate(tile_of):
+        of_tile.setdefault(number, []).append(i)
+    for first in range(len(parts)):
+        for second in range(first + 1, len(parts)):
+            area = _common(parts[first][0], parts[second][0])
+            if area is None:
+                continue
+            near = [j for j in of_tile.get(second, []) if _meets(boxes[j], area)]
+            for i in of_tile.get(first, []):
+                if not _meets(boxes[i], area):
+                    continue
+                for j in near:
+                    if classes[i] == classes[j]:
+                        yield i, j, area
+
+
+def _common(a: Tile, b: Tile) -> Tile | None:
+    top, left, bottom, right = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+    return (top, left, bottom, right) if top < bottom and left < right else None
+
+
+def _meets(box: np.ndarray, area: Tile) -> bool:
+    top, left, bottom, right = area
+    return box[0] < right and box[2] > left and box[1] < bottom and box[3] > top
+
+
+def _mask_iou(a: MaskCrop, b: MaskCrop, area: Tile) -> float:
+    """Of the parts of two masks in `area`."""
+    in_a, in_b = _part(a, area), _part(b, area)
+    sizes = int(in_a[2].sum()) + int(in_b[2].sum())
+    both = _common(_rectangle(in_a), _rectangle(in_b))
+    if not sizes or both is None:
+        return 0.0
+    common = int((_part(in_a, both)[2] & _part(in_b, both)[2]).sum())
+    return common / (sizes - common)
+
+
+def _rectangle(crop: MaskCrop) -> Tile:
+    top, left, mask = crop
+    return top, left, top + mask.shape[0], left + mask.shape[1]
+
+
+def _part(crop: MaskCrop, area: Tile) -> MaskCrop:
+    """What of a crop lies in `area`, a view."""
+    top, left, mask = crop
+    rows = slice(max(area[0] - top, 0), max(area[2] - top, 0))
+    columns = slice(max(area[1] - left, 0), max(area[3] - left, 0))
+    return top + rows.start, left + columns.start, mask[rows, columns]
+
+
+def _box_iou(a: np.ndarray, b: np.ndarray, area: Tile) -> float:
+    """Of the parts of two boxes in `area`."""
+    top, left, bottom, right = area
+    low, high = np.array([left, top]), np.array([right, bottom])
+    a, b = ((np.maximum(box[:2], low), np.minimum(box[2:], high)) for box in (a, b))
+    common = np.prod(np.clip(np.minimum(a[1], b[1]) - np.maximum(a[0], b[0]), 0, None))
+    union = np.prod(a[1] - a[0]) + np.prod(b[1] - b[0]) - common
+    return float(common / union) if union > 0 else 0.0
+
+
+def _hull(boxes: list[np.ndarray]) -> np.ndarray:
+    stacked = np.stack(boxes)
+    return np.concatenate([stacked[:, :2].min(axis=0), stacked[:, 2:].max(axis=0)])
+
+
+def _join(crops: list[MaskCrop]) -> MaskCrop:
+    """All masks as one."""
+    crops = [crop for crop in crops if crop[2].size]
+    if not crops:
+        return 0, 0, np.zeros((0, 0), dtype=bool)
+    if len(crops) == 1:
+        return crops[0]
+    rectangles = np.array([_rectangle(crop) for crop in crops])
+    top, left = rectangles[:, :2].min(axis=0).tolist()
+    bottom, right = rectangles[:, 2:].max(axis=0).tolist()
+    whole = np.zeros((bottom - top, right - left), dtype=bool)
+    for (y, x, _, _), (_, _, mask) in zip(rectangles.tolist(), crops, strict=True):
+        whole[y - top : y - top + mask.shape[0], x - left : x - left + mask.shape[1]] |= mask
+    return top, left, whole
