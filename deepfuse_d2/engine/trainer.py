@@ -27,6 +27,7 @@ from ..evaluation.files import write_json
 from .checkpoints import resumable_hooks
 from .distributed import distribute, local_norms_on_cpu
 from .evaluators import build_evaluator
+from .fast_kernels import use_fast_kernels
 from .hooks import TrainingStopped, build_monitor_hooks
 from .inference import for_evaluator
 from .mixed_precision import build_step_trainer
@@ -124,6 +125,8 @@ class Trainer(ResumableTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = local_norms_on_cpu(build_model(cfg), cfg.MODEL.DEVICE)
+        if cfg.MODEL.FAST_KERNELS:
+            model = use_fast_kernels(model)
         if cfg.MODEL.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)
         parameters = sum(p.numel() for p in model.parameters())

@@ -1,0 +1,33 @@
+"""Same model, same numbers, less time: modules of detectron2 give way to faster ones of ours."""
+
+import logging
+from collections import Counter
+
+from detectron2.layers import ROIAlign
+from torch import nn
+
+from ..layers.folded_conv import FoldedConv2d, can_fold
+from ..layers.roi_align import RowROIAlign
+
+__all__ = ["use_fast_kernels"]
+
+
+def use_fast_kernels(model: nn.Module) -> nn.Module:
+    """Let modules of `model` compute the same faster; returns `model`.
+
+    Convolutions with frozen norms become one operation, RoIAlign on a CPU sums of rows. Their
+    outputs differ by the rounding of floats. Parameters, buffers, names and checkpoints stay.
+    """
+    changed: Counter = Counter()
+    for module in model.modules():
+        faster = None
+        if can_fold(module):
+            faster = FoldedConv2d
+        elif type(module) is ROIAlign:
+            faster = RowROIAlign
+        if faster is not None:
+            # the state of a module is that of its base class, only `forward` is another
+            module.__class__ = faster
+            changed[faster.__name__] += 1
+    logging.getLogger(__name__).debug("Faster modules: %s", dict(changed))
+    return model
