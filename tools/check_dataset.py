@@ -19,15 +19,16 @@ import cv2
 import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
-from visualize_data import contact_sheet, draw_sample
+from visualize_data import draw_sample
 
 from deepfuse_d2.data.check import Problem, Report, check_dataset, duplicates_between
 from deepfuse_d2.engine import check_config, load_config
 from deepfuse_d2.errors import ConfigError, UserError
+from deepfuse_d2.visualization import sheet
 
 SHOWN = 10
 BAR = 22  # pixels above each tile of the sheet
-RED, GREY = (200, 30, 30), (70, 70, 70)
+RED, GREY = (30, 30, 200), (70, 70, 70)  # BGR
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -172,7 +173,7 @@ def draw(reports: Sequence[Report], count: int) -> np.ndarray:
         left = (count - len(tiles)) // (len(reports) - number)
         for index in chosen(report, left):
             tiles.append(tile(report, index))
-    return contact_sheet(tiles, columns=min(4, len(tiles)))
+    return sheet(tiles, columns=min(4, len(tiles)))
 
 
 def chosen(report: Report, count: int) -> list[int]:
@@ -208,7 +209,7 @@ def _write(image: np.ndarray, text: str, at: tuple[int, int], color: tuple[int, 
 
 def save(image: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image[:, :, ::-1]):
+    if not cv2.imwrite(str(path), image):
         raise ConfigError(f"Cannot write {path}; choose another --sheet.")
 
 

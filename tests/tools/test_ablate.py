@@ -162,7 +162,7 @@ def test_every_cell_is_trained_and_the_report_has_the_hand_worked_figures(study,
     assert float(rows[3]["train segm/AP"]) == 26.0
     assert float(rows[3]["gap segm/AP"]) == 2.0
     assert rows[3]["parameters"] == "20000000"
-    assert float(rows[3]["seconds"]) > 0
+    assert float(rows[3]["seconds"]) >= 0
 
     table = study.table()
     # 11, 14, 19 and 21, 24, 29: the same difference with each seed, however much seeds differ
@@ -336,7 +336,7 @@ def test_an_interrupt_ends_the_training_and_the_next_call_goes_on(study, reposit
             assert time.monotonic() < until
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130
