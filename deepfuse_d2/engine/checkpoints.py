@@ -62,6 +62,7 @@ class Checkpoints(HookBase):
         self.kept = kept
         self.max_failures = max_failures
         self.written: int | None = None  # iteration of the last one
+        self.notice: Notice | None = None  # is told when all is written
         self._failures = 0
 
     def before_train(self) -> None:
@@ -78,6 +79,8 @@ class Checkpoints(HookBase):
             self.write("model_final", must=True)
         elif self._evaluation_follows(done) and self.written != iteration:
             self.write(LATEST)
+        if self.notice is not None:
+            self.notice.nothing_to_write(self.written == iteration and done < self.trainer.max_iter)
 
     def _evaluation_follows(self, done: int) -> bool:
         return self.before_evaluation > 0 and done % self.before_evaluation == 0
@@ -164,7 +167,7 @@ class Resume(HookBase):
         if not 1 <= exit_code <= 255:
             raise ConfigError(f"SOLVER.SAFETY.EXIT_CODE is {exit_code}; it must be in 1..255.")
         self.checkpoints = checkpoints
-        self.notice = Notice(exit_code)
+        self.notice = checkpoints.notice = Notice(exit_code)
 
     def before_train(self) -> None:
         self.trainer.guard  # noqa: B018  (from here on it watches; its keys are checked)
@@ -173,6 +176,7 @@ class Resume(HookBase):
         if self.trainer.start_iter >= self.trainer.max_iter:
             # No step is left; what follows is counted as behind the last one, as it was before.
             self.trainer.iter = self.trainer.start_iter - 1
+            self.notice.nothing_to_write(True)
 
     def before_step(self) -> None:
         if self.notice.for_all():
@@ -180,6 +184,10 @@ class Resume(HookBase):
             self.trainer.iter = self.trainer.storage.iter = self.trainer.iter - 1
             self._write_and_leave()
         self.trainer.remember()
+
+    def after_step(self) -> None:
+        # the last one is in model_final, and an evaluation follows
+        self.notice.nothing_to_write(self.trainer.iter + 1 >= self.trainer.max_iter)
 
     def after_train(self) -> None:
         self.notice.stop_listening()
@@ -189,11 +197,6 @@ class Resume(HookBase):
         if iteration >= 0 and iteration != self.checkpoints.written:
             self.checkpoints.write(LATEST, must=True)
         comm.synchronize()  # who is gone first would have the others killed by the launcher
-        done = f"iteration {iteration} is in a checkpoint" if iteration >= 0 else "nothing was done"
-        logging.getLogger(__name__).warning(
-            "%s: %s; leaving with exit code %d. The same command with --resume goes on.",
-            self.notice.came or "Another process was told to stop", done, self.notice.exit_code,
-        )  # fmt: skip
         self.notice.leave()
 
 

@@ -4,6 +4,8 @@ import logging
 import signal
 import threading
 
+from detectron2.utils import comm
+
 from .agreement import any_process
 
 __all__ = ["WARNINGS", "Notice", "Preempted"]
@@ -26,8 +28,7 @@ class Notice:
     def __init__(self, exit_code: int):
         self.exit_code = exit_code
         self.came: str | None = None
-        # At such times there is nothing to write any more: leave at once.
-        self.leave_at_once = False
+        self._is_written = False
         self._former: dict = {}
 
     def listen(self) -> None:
@@ -44,13 +45,29 @@ class Notice:
         """Whether it came to any process: the same answer in all, which all must ask for."""
         return any_process(self.came is not None)
 
+    def nothing_to_write(self, is_so: bool) -> None:
+        """Say whether all that was done is in a checkpoint, as while an evaluation runs.
+
+        One process alone then leaves at once when a signal comes, or has come. Several do not: the
+        others would wait for it.
+        """
+        self._is_written = is_so and comm.get_world_size() == 1
+        if self._is_written and self.came is not None:
+            self.leave()
+
     def leave(self) -> None:
         """Raise :class:`Preempted`."""
+        self.stop_listening()
+        logging.getLogger(__name__).warning(
+            "%s: all that was done is in a checkpoint; leaving with exit code %d. The same command "
+            "with --resume goes on.",
+            self.came or "Another process was told to stop", self.exit_code,
+        )  # fmt: skip
         raise Preempted(self.exit_code)
 
     def _note(self, number: int, frame) -> None:
         self.came = signal.Signals(number).name
-        if self.leave_at_once:
+        if self._is_written:
             self.leave()
         logging.getLogger(__name__).warning(
             "%s came: finishing this step, then writing a checkpoint and leaving.", self.came

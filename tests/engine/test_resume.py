@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from tiny_training import (
     NAME,
+    TinyEvaluator,
     TinyTrainer,
     in_another_process,
     losses,
@@ -85,8 +86,9 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(whole, tmp_path)
     generator = random.Random(0)
     cfg = tiny_config(tmp_path)
     log = tmp_path / "losses.txt"
+    kills = 0
     for _ in range(6):
-        steps = generator.randint(0, 8)
+        steps = generator.randint(0, 6)
         done = len(log.read_text().splitlines()) if log.exists() else 0
         with in_another_process(cfg, resume=True) as process:
             for _ in range(6000):
@@ -97,7 +99,8 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(whole, tmp_path)
             time.sleep(generator.uniform(0, 0.01))
             process.kill()
             process.join()
-            assert process.exitcode == -signal.SIGKILL
+            kills += process.exitcode == -signal.SIGKILL
+    assert kills >= 3  # on a slow machine a process may come to its end before
     train(cfg, resume=True)
     assert_equal_trainings(tmp_path, whole)
     assert not list(tmp_path.glob("*.tmp"))
@@ -148,15 +151,8 @@ class CrashInEvaluation(TinyTrainer):
 
 def test_a_crash_in_an_evaluation_costs_nothing_but_the_evaluation(whole, tmp_path):
     cfg = tiny_config(tmp_path, "SOLVER.CHECKPOINT_PERIOD", 100)
-    random.seed(cfg.SEED)
-    import numpy as np
-
-    np.random.seed(cfg.SEED)  # noqa: NPY002
-    torch.manual_seed(cfg.SEED)
-    trainer = CrashInEvaluation(cfg)
-    trainer.resume_or_load(resume=False)
     with pytest.raises(RuntimeError, match="no evaluation today"):
-        trainer.train()
+        train(cfg, kind=CrashInEvaluation)
     assert (tmp_path / "last_checkpoint").read_text() == "model_latest.pth"
     steps = []
 
@@ -188,9 +184,7 @@ def test_a_warning_of_the_cluster_writes_a_checkpoint_and_leaves_with_its_code(
         train(cfg, hooks=[SendSignal(11, number)])
     assert caught.value.code == 99
     assert signal.getsignal(number) is former
-    assert (
-        f"{number.name}: iteration 11 is in a checkpoint; leaving with exit code 99" in caplog.text
-    )
+    assert f"{number.name}: all that was done is in a checkpoint; leaving with exit" in caplog.text
     assert (tmp_path / "last_checkpoint").read_text() == "model_latest.pth"
     assert max(losses(tmp_path)) == 11
     train(cfg, resume=True)
@@ -220,6 +214,32 @@ def test_before_the_first_step_there_is_nothing_to_write(tmp_path):
     with pytest.raises(Preempted):
         train(cfg, hooks=[AtOnce()])
     assert not list(tmp_path.glob("*.pth"))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_in_an_evaluation_a_warning_is_followed_at_once(whole, tmp_path, last):
+    class Evaluator(TinyEvaluator):
+        calls = 0
+
+        def evaluate(self):
+            Evaluator.calls += 1
+            if Evaluator.calls == (3 if last else 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise AssertionError("still here")
+            return super().evaluate()
+
+    class Warned(TinyTrainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name):
+            return Evaluator()
+
+    cfg = tiny_config(tmp_path, "SOLVER.CHECKPOINT_PERIOD", 100)
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted):
+        train(cfg, kind=Warned)
+    assert signal.getsignal(signal.SIGTERM) is former
+    train(cfg, resume=True)
+    assert_equal_trainings(tmp_path, whole)
 
 
 class Patience(HookBase):

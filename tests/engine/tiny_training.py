@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -87,6 +89,8 @@ class LossLog(HookBase):
 
     def after_step(self):
         latest = self.trainer.storage.latest()
+        if not comm.is_main_process():
+            return
         line = [self.trainer.iter, *(latest[name][0].hex() for name in ("loss_a", "loss_b", "lr"))]
         with open(Path(self.trainer.cfg.OUTPUT_DIR, "losses.txt"), "a") as file:
             file.write(" ".join(map(str, line)) + "\n")
@@ -171,12 +175,13 @@ class FaultAt(HookBase):
         self.trainer.checkpointer.model.fault = self.fault if is_due else None
 
 
-def train(cfg, *, resume=False, hooks=()):
+def train(cfg, *, resume=False, hooks=(), kind=TinyTrainer):
     """Train in this process; returns the trainer."""
-    random.seed(cfg.SEED)
-    np.random.seed(cfg.SEED)  # noqa: NPY002  (what the trainer under test keeps)
-    torch.manual_seed(cfg.SEED)
-    trainer = TinyTrainer(cfg)
+    seed = cfg.SEED + comm.get_rank()
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (what the trainer under test keeps)
+    torch.manual_seed(seed)
+    trainer = kind(cfg)
     trainer.register_hooks(list(hooks))
     trainer.resume_or_load(resume=resume)
     trainer.train()
@@ -193,6 +198,29 @@ def in_another_process(*args, **kwargs):
     finally:
         process.kill()
         process.join()
+
+
+def train_as_rank(rank, world_size, rendezvous, cfg, kwargs):
+    """``train(cfg, **kwargs)`` as one process of several (gloo)."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size
+    )
+    comm.create_local_process_group(world_size)
+    train(cfg, **kwargs)
+    dist.destroy_process_group()
+
+
+def start_ranks(world_size, rendezvous, cfg, **kwargs):
+    """Start such a training; returns its processes."""
+    Path(rendezvous).unlink(missing_ok=True)
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=train_as_rank, args=(rank, world_size, str(rendezvous), cfg, kwargs))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    return processes
 
 
 def losses(folder):
