@@ -258,9 +258,9 @@ def test_wrong_settings_are_named(cfg, model, semantic):
     make = Predictor.from_model
     with pytest.raises(WeightsError, match="no weights"):
         Predictor(cfg)
-    with pytest.raises(WeightsError, match="nowhere.pth"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth"):
         Predictor(cfg, "nowhere.pth")
-    with pytest.raises(ConfigError, match='output="masks" is unknown.*native'):
+    with pytest.raises(ConfigError, match=r'output="masks" is unknown.*native'):
         make(model, cfg, output="masks")
     with pytest.raises(ConfigError, match="tile or augment, not both"):
         make(model, cfg, tile=(64, 64), tile_overlap=8, augment=True)

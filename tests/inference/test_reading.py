@@ -36,6 +36,7 @@ def inputs(tmp_path_factory):
         ("colour with transparency (RGBA)", BLUE_FIRST),
         ("a suffix that lies: PNG as .jpg", BLUE_FIRST),
         ("1 x 1 pixel", BLUE_FIRST[:1, :1]),
+        ("64 x 1 pixels", BLUE_FIRST[:1]),
         ("PIL image", BLUE_FIRST),
         ("array, uint8, (H, W, 3)", COLOUR),  # arrays are blue first already
         ("array, uint8, (H, W)", GREY),
@@ -86,14 +87,6 @@ def test_what_is_no_image_is_named(inputs, kind, message):
     assert isinstance(caught.value, UserError)
 
 
-def test_all_kinds_are_tested_somewhere(inputs):
-    for source in inputs.values():
-        try:
-            assert read_image(source).ndim == 3
-        except ImageError as error:
-            assert len(str(error)) > 20
-
-
 def test_max_pixels_refuses_from_the_header_and_can_be_raised(tmp_path):
     Image.new("L", (40, 30), 7).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"a\.png has 40 x 30 pixels\. At most 1,000"):
@@ -126,7 +119,7 @@ def test_folders_are_searched_in_order_and_named_if_empty(tmp_path):
     names = [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path)]
     assert names == ["a.JPG", "b.png", "sub/c.jpeg"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match="no images in .*empty"):
+    with pytest.raises(ImageError, match=r"no images in .*empty"):
         find_images(tmp_path / "empty")
     with pytest.raises(ImageError, match="is a folder, not an image"):
         read_image(tmp_path)
