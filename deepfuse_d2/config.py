@@ -120,7 +120,7 @@ def add_deepfuse_config(cfg: CN) -> None:
     # features are unbounded sums; "" gives the raw ones, as the published network makes them.
     cfg.MODEL.FISHNET.OUT_NORM_ACT = ""
 
-    # Semantic segmentation with META_ARCHITECTURE FusionSemanticSegmentor: what is learned from each
+    # Semantic segmentation, META_ARCHITECTURE FusionSemanticSegmentor: what is learned from each
     # map of logits, as pairs of a name and a weight above 0. Names: "cross_entropy", "ohem" (hard
     # pixels alone), "focal", "dice", "lovasz".
     cfg.MODEL.SEM_SEG_HEAD.LOSSES = [["cross_entropy", 1.0]]
@@ -284,11 +284,38 @@ def add_deepfuse_config(cfg: CN) -> None:
     cfg.MODEL.CHANNELS_LAST = False
     # Element type of the forward pass where SOLVER.AMP.ENABLED: "float16" (a GPU) or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
+    # torch.compile of backbone, neck and dense heads; a minute or two at the start, with one
+    # warning and no effect on a machine without a compiler.
+    cfg.MODEL.COMPILE = CN()
+    cfg.MODEL.COMPILE.ENABLED = False
+    # "inductor", or another backend of torch.compile.
+    cfg.MODEL.COMPILE.BACKEND = "inductor"
+    # Parts in which a batch goes through the model one after the other, with the memory of one;
+    # IMS_PER_BATCH stays the images of a step. 1 or more; must divide the images of each process.
+    cfg.SOLVER.ACCUMULATE = 1
+    # Threads of a training process on a CPU; 0 chooses by cores, processes and loader workers, or
+    # leaves what OMP_NUM_THREADS says.
+    cfg.SOLVER.CPU_THREADS = 0
+
+    # A moving average of the weights beside those that are trained. It is in every checkpoint, and
+    # at the end by itself in model_ema.pth.
+    cfg.MODEL_EMA = CN()
+    cfg.MODEL_EMA.ENABLED = False
+    # In [0, 1): about the last 1 / (1 - DECAY) iterations count.
+    cfg.MODEL_EMA.DECAY = 0.999
+    # Evaluate the average too, whenever the weights are evaluated, under names "ema/...".
+    cfg.MODEL_EMA.EVALUATE = True
 
     # "SGD" (detectron2's, with SOLVER.MOMENTUM) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of the bottom-up network as a factor of BASE_LR, above 0; a neck has BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Each stage of the bottom-up network learns slower than the next by this factor, in (0, 1]: the
+    # last with LAYER_DECAY * BASE_LR, the stem slowest. 1 is off; 0.7 to 0.9 for transformers.
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # No weight decay of parameters with less than two dimensions: norms, biases, scales.
+    # Otherwise WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS of detectron2 say what they get.
+    cfg.SOLVER.NO_DECAY_OF_VECTORS = False
     # SOLVER.LR_SCHEDULER_NAME may also be "WarmupPolyLR": BASE_LR * (1 - iteration / MAX_ITER) to
     # this power, above 0, but at least BASE_LR_END.
     cfg.SOLVER.POLY_LR_POWER = 0.9
@@ -342,7 +369,7 @@ def add_deepfuse_config(cfg: CN) -> None:
     cfg.MONITOR.PATIENCE = 0
     # What a score must gain on the best, 0 or more, to count as better for PATIENCE.
     cfg.MONITOR.MIN_DELTA = 0.0
-    # Iterations between pictures of predictions, in OUTPUT_DIR/pictures and TensorBoard; 0 for none.
+    # Iterations between pictures of predictions, in OUTPUT_DIR/pictures and TensorBoard; 0: none.
     cfg.MONITOR.PICTURES_PERIOD = 0
     # Pictures of each data set of DATASETS.TEST, spread evenly over it: 1 or more.
     cfg.MONITOR.PICTURES = 4
@@ -356,7 +383,7 @@ def add_deepfuse_config(cfg: CN) -> None:
     cfg.DISTRIBUTED.STATIC_GRAPH = False
     # Look for parameters without gradient in every iteration: slower; for models that have some.
     cfg.DISTRIBUTED.FIND_UNUSED = False
-    # MB of gradients that are sent at once, above 0: small ones start earlier, large ones cost less.
+    # MB of gradients sent at once, above 0: small ones start earlier, large ones cost less.
     cfg.DISTRIBUTED.BUCKET_CAP_MB = 25
     # How gradients are made smaller for the network: "" (not), "fp16", "bf16" (half the bytes),
     # "powersgd" (low rank, with error feedback; far fewer bytes, other numbers).

@@ -97,4 +97,3 @@ class Batches:
 def aspect_groups(records: Sequence[dict[str, Any]]) -> list[int]:
     """0 for records of images wider than high, else 1: as detectron2 groups them."""
     return [0 if record["width"] > record["height"] else 1 for record in records]
-
