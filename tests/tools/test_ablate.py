@@ -322,6 +322,8 @@ def test_a_damaged_record_is_named(study, capsys):
 def test_an_interrupt_ends_the_training_and_the_next_call_goes_on(study, repository):
     study.behave(0.1, 1, "hang")
     main = (
+        # a process in the background of a shell inherits that interrupts are ignored
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import sys; sys.path.insert(0, 'tools'); import ablate; "
         f"sys.exit(ablate.main(sys.argv[1:], {list(study.command)!r}))"
     )
