@@ -65,7 +65,13 @@ class ExportGraph(nn.Module):
         """(N, C, H, W) pixels -> normalised, then padded with zeros, as detectron2 does it."""
         image = (image - self.model.pixel_mean) / self.model.pixel_std
         height, width = image.shape[-2:]
-        return F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor))
+        right, bottom = (self._rounded_up(side) - side for side in (width, height))
+        return F.pad(image, (0, right, 0, bottom))
+
+    def _rounded_up(self, side: int) -> int:
+        # Where `side` is a symbol, sizes of all maps stay simple in this form. With -side % divisor
+        # for the padding they do not, and torch.export takes minutes.
+        return (side + self.divisor - 1) // self.divisor * self.divisor
 
     def sample(self) -> Tensor:
         """An image for the exporter: all sides differ, and every map has several rows."""
