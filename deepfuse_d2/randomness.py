@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["get_random_state", "seeded", "set_random_state"]
+__all__ = ["get_random_state", "seeded", "set_random_state", "untouched_random_state"]
 
 
 def get_random_state() -> dict[str, Any]:
@@ -37,6 +37,16 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def untouched_random_state() -> Iterator[None]:
+    """After it, all generators are as before it, whatever was drawn in between."""
+    state = get_random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class StepGuard:
         # whether weights are changing: an error then leaves them half way
         self.is_updating = False
         self._is_active = False
+        self._is_in_forward = False
         self._iteration = 0
         self._skipped = 0
         self._batch: Any = None
@@ -86,10 +87,11 @@ class StepGuard:
         """
         self._iteration, self._batch, self._is_active = iteration, None, True
         try:
-            yield
+            with self._diverged_within():
+                yield
             self._skipped = 0
         except _Skip:
-            self.forward_state.put_back()
+            pass
         except UserError:
             raise
         except Exception as error:
@@ -109,60 +111,77 @@ class StepGuard:
             self._is_active = False
             self._batch = None
 
+    @contextlib.contextmanager
+    def _diverged_within(self) -> Iterator[None]:
+        """An R-CNN whose features are not finite says so itself, before it has losses."""
+        try:
+            yield
+        except FloatingPointError as error:
+            if not self._is_in_forward:
+                raise
+            # as detectron2's: "Predicted boxes or scores contain Inf/NaN. Training has diverged."
+            self._judge(f"no loss is computed ({error})", {})
+
     def _set_updating(self, value: bool) -> None:
         self.is_updating = value
 
     def _before_forward(self, module: nn.Module, args: tuple) -> None:
         if self._is_active:
+            self._is_in_forward = True
             self._batch = args[0] if args else None
             self._random = get_random_state()
 
     def _after_forward(self, module: nn.Module, args: tuple, output: Any) -> None:
         if not self._is_active:
             return
+        self._is_in_forward = False
         losses = output if isinstance(output, Mapping) else {"total_loss": output}
         losses = {k: v for k, v in losses.items() if isinstance(v, Tensor)}
-        is_bad = not _all_finite(losses)
-        if is_bad:
-            # what is reported, kept and gone on with is the model as it was before
-            self.forward_state.put_back()
-        if self.skips:
-            # a step that one process leaves, all leave
-            if any_process(is_bad):
-                self._skip(losses, is_bad)
-        elif is_bad:
-            raise TrainingError(f"{self._report(losses)}\n{self._stop_advice()}")
-
-    def _skip(self, losses: Mapping[str, Tensor], is_mine: bool) -> None:
-        report = self._report(losses) if is_mine else ""
-        self._skipped += 1
-        if self._skipped > self.max_skipped or first_not_finite(self.model) is not None:
-            raise TrainingError(
-                f"{report or 'Losses of another process are not finite.'}\nIt is iteration number "
-                f"{self._skipped} in a row; SOLVER.SAFETY.MAX_SKIPPED allows {self.max_skipped}. "
-                f"{self._stop_advice()}"
-            )
-        if is_mine:
-            self._logger.error("%s\nThe iteration is skipped.", report)
-        raise _Skip
-
-    def _report(self, losses: Mapping[str, Tensor]) -> str:
-        """Say which loss, of which iteration and images; keeps the batch."""
+        if _all_finite(losses):
+            self._judge(None, {})
+            return
         values = {name: float(loss.detach().float().sum()) for name, loss in losses.items()}
         bad = [name for name, loss in losses.items() if not _all_finite({name: loss})]
         listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
-        broken = first_not_finite(self.model)
-        return (
-            f"Iteration {self._iteration}: {' and '.join(bad)} "
-            f"{'is' if len(bad) == 1 else 'are'} not finite ({listed}) on\n"
-            f"{describe_batch(self._batch)}\n"
-            + (
-                f"The weights were broken before: {broken} is not finite.\n"
-                if broken is not None
-                else ""
+        verb = "is" if len(bad) == 1 else "are"
+        self._judge(f"{' and '.join(bad)} {verb} not finite ({listed})", values)
+
+    def _judge(self, wrong: str | None, losses: dict[str, float]) -> None:
+        """Raise what ends the training, or the step alone, if there is something to end it for.
+
+        Args:
+            wrong: what; None if nothing, in this process.
+            losses: by name, to be kept with the batch.
+        """
+        is_bad = wrong is not None
+        if is_bad:
+            # what is reported, kept and gone on with is the model as it was before
+            self.forward_state.put_back()
+        if not self.skips:
+            if is_bad:
+                raise TrainingError(f"{self._report(wrong, losses)}\n{self._stop_advice()}")
+            return
+        if not any_process(is_bad):  # a step that one process leaves, all leave
+            return
+        report = self._report(wrong, losses) if is_bad else "Another process has bad losses."
+        self._skipped += 1
+        if self._skipped > self.max_skipped or first_not_finite(self.model) is not None:
+            raise TrainingError(
+                f"{report}\nIt is iteration number {self._skipped} in a row; "
+                f"SOLVER.SAFETY.MAX_SKIPPED allows {self.max_skipped}. {self._stop_advice()}"
             )
-            + self._keep("nonfinite", values, " ".join(bad))
-        )
+        if is_bad:
+            self._logger.error("%s\nThe iteration is skipped.", report)
+        raise _Skip
+
+    def _report(self, wrong: str, losses: dict[str, float]) -> str:
+        """Say what is wrong with which images of which iteration; keeps the batch."""
+        broken = first_not_finite(self.model)
+        lines = [f"Iteration {self._iteration}: {wrong} on", describe_batch(self._batch)]
+        if broken is not None:
+            lines.append(f"The weights were broken before: {broken} is not finite.")
+        lines.append(self._keep("nonfinite", losses, wrong))
+        return "\n".join(lines)
 
     def _stop_advice(self) -> str:
         return (

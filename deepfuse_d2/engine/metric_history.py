@@ -22,13 +22,18 @@ __all__ = [
 _KEPT = 100
 
 
-def history_state(storage: EventStorage) -> dict[str, Any]:
-    """The latest values of every metric, and whether writers smooth it."""
-    hints = storage.smoothing_hints()
-    return {
-        name: {"smooth": hints[name], "values": [list(x) for x in history.values()[-_KEPT:]]}
-        for name, history in storage.histories().items()
-    }
+def history_state(storage: EventStorage, last: int) -> dict[str, Any]:
+    """The latest values of every metric, and whether writers smooth it.
+
+    Args:
+        last: iteration; what comes after it is left out, it is of a step that was not completed.
+    """
+    state = {}
+    for name, history in storage.histories().items():
+        values = [list(x) for x in history.values()[-_KEPT:] if x[1] <= last]
+        if values:
+            state[name] = {"smooth": storage.smoothing_hints()[name], "values": values}
+    return state
 
 
 def restore_history(storage: EventStorage, state: dict[str, Any], written: int) -> None:

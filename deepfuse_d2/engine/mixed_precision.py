@@ -1,65 +1,96 @@
-"""Training steps in a lower precision on what the machine has."""
+"""A forward pass in a lower precision on what the machine has; what must stay float32 does."""
 
 import logging
-import time
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 
-__all__ = ["AutocastTrainer", "build_step_trainer", "cpu_has_bfloat16"]
+__all__ = ["autocast_dtype", "cpu_has_bfloat16", "keep_float32"]
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class AutocastTrainer(SimpleTrainer):
-    """A :class:`SimpleTrainer` with the forward pass under bfloat16 autocast, on a CPU or a GPU.
+def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """Element type of the forward pass that SOLVER.AMP asks for; None for float32.
 
-    bfloat16 has the range of float32, so no gradient scaler is needed.
+    None, with a warning, also on a CPU where the type asked for is slower than float32.
     """
-
-    def __init__(self, model, data_loader, optimizer, *, device_type: str):
-        super().__init__(model, data_loader, optimizer)
-        self._device_type = device_type
-
-    def run_step(self) -> None:
-        assert self.model.training, "the model was left in eval mode"
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-
-        with torch.autocast(self._device_type, torch.bfloat16):
-            loss_dict = self.model(data)
-        loss_dict = {name: loss.float() for name, loss in loss_dict.items()}
-        self.optimizer.zero_grad()
-        sum(loss_dict.values()).backward()
-        self.after_backward()
-        self._write_metrics(loss_dict, data_time)
-        self.optimizer.step()
-
-
-def build_step_trainer(cfg: CfgNode, model, data_loader, optimizer) -> SimpleTrainer:
-    """The trainer of one step that SOLVER.AMP asks for and the machine can run."""
     if not cfg.SOLVER.AMP.ENABLED:
-        return SimpleTrainer(model, data_loader, optimizer)
+        return None
     if cfg.SOLVER.AMP.DTYPE not in _DTYPES:
         raise ConfigError(
             f'SOLVER.AMP.DTYPE = "{cfg.SOLVER.AMP.DTYPE}" is unknown; choose one of '
             f"{list(_DTYPES)}."
         )
     dtype = _DTYPES[cfg.SOLVER.AMP.DTYPE]
-    device_type = torch.device(cfg.MODEL.DEVICE).type
-    if device_type == "cpu" and (dtype is not torch.bfloat16 or not cpu_has_bfloat16()):
+    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+    if on_cpu and (dtype is not torch.bfloat16 or not cpu_has_bfloat16()):
         logging.getLogger(__name__).warning(
             "SOLVER.AMP is on, but %s is slower than float32 on this CPU; training in float32.",
             cfg.SOLVER.AMP.DTYPE,
         )
-        return SimpleTrainer(model, data_loader, optimizer)
-    if dtype is torch.bfloat16:
-        return AutocastTrainer(model, data_loader, optimizer, device_type=device_type)
-    return AMPTrainer(model, data_loader, optimizer, precision=dtype)
+        return None
+    return dtype
+
+
+def keep_float32(model: nn.Module, device_type: str) -> nn.Module:
+    """Prepare `model` for autocast; returns it.
+
+    What the heads of detectron2 predict becomes float32 where it leaves them, so that losses, box
+    arithmetic and resizing of masks are float32 whatever list of operations autocast has. Dilated
+    convolutions of a CPU stay in float32 where oneDNN has no right gradient in bfloat16.
+    """
+    for module in model.modules():
+        if isinstance(module, BaseMaskRCNNHead) and hasattr(module, "predictor"):
+            module = module.predictor
+        elif isinstance(module, DenseDetector):
+            module = module.head
+        elif not isinstance(module, (StandardRPNHead, FastRCNNOutputLayers)):
+            continue
+        module.register_forward_hook(_output_in_float32)
+    if device_type == "cpu":
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d) and _has_wrong_gradient(module):
+                kind = type(module)
+                module.__class__ = type(f"Float32{kind.__name__}", (_InFloat32, kind), {})
+    return model
+
+
+class _InFloat32:
+    """Mixed into the class of a convolution that autocast must not touch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+def _has_wrong_gradient(conv: nn.Conv2d) -> bool:
+    """Whether oneDNN may give NaN or halves as gradients of `conv` in bfloat16.
+
+    Seen with torch 2.14 for dilated kernels, channels innermost and numbers of channels, such as
+    24, 36 or 40, that are no multiples of 16.
+    """
+    channels = (conv.in_channels // conv.groups, conv.out_channels // conv.groups)
+    return max(conv.dilation) > 1 and any(count % 16 for count in channels)
+
+
+def _output_in_float32(module: nn.Module, args: tuple, output):
+    return _in_float32(output)
+
+
+def _in_float32(value):
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_in_float32(one) for one in value)
+    return value
 
 
 def cpu_has_bfloat16() -> bool:

@@ -6,6 +6,7 @@ had not run yet when the checkpoint was written. What else has a state joins by
 ``trainer.checkpointer.add_checkpointable(name, object)``, or as a hook with ``state_dict``.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -15,11 +16,12 @@ from typing import Any
 
 import torch
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 
 from ..data.train_loader import TrainLoader
 from ..errors import ConfigError, TrainingError
-from ..randomness import get_random_state, set_random_state
+from ..randomness import get_random_state, set_random_state, untouched_random_state
 from .checkpoints import LATEST, Checkpoints
 from .config_changes import changes, flatten, report
 from .faults import StepGuard
@@ -61,15 +63,22 @@ class ResumableTrainer(DefaultTrainer):
     def after_step(self) -> None:
         for number, hook in enumerate(self._hooks):
             self._hooks_run = number + 1
-            try:
+            self._run_hook(hook)
+
+    def _run_hook(self, hook: HookBase) -> None:
+        # An evaluation draws numbers too, more or fewer by the number of its workers; what is
+        # learned shall not depend on that.
+        is_evaluation = isinstance(hook, EvalHook)
+        try:
+            with untouched_random_state() if is_evaluation else contextlib.nullcontext():
                 hook.after_step()
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise TrainingError(
-                    f"Iteration {self.iter}: {type(hook).__name__} could not write ({error}). Make "
-                    "room and give the same command with --resume; nothing is lost."
-                ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TrainingError(
+                f"Iteration {self.iter}: {type(hook).__name__} could not write ({error}). Make "
+                "room and give the same command with --resume; nothing is lost."
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """State of the training after its last complete step; of this process where they differ.
@@ -86,7 +95,7 @@ class ResumableTrainer(DefaultTrainer):
                 "parameters": self._parameter_names(),
                 "loaders": [loader.state_dict() for loader in self._loaders()],
                 "processes": states,
-                "metrics": history_state(self.storage) if hasattr(self, "storage") else {},
+                "metrics": self._metrics(),
                 "hooks_to_run": self._hooks_to_run(),
             },
         }
@@ -198,8 +207,9 @@ class ResumableTrainer(DefaultTrainer):
         """Run ``after_step`` of these hooks as at the end of `iteration`."""
         now = self.iter
         self.iter = self.storage.iter = iteration
+        known = self._named_hooks()
         for name in names:
-            self._named_hooks()[name].after_step()
+            self._run_hook(known[name])
         self.iter = self.storage.iter = now
 
     def remember(self) -> None:
@@ -251,6 +261,9 @@ class ResumableTrainer(DefaultTrainer):
     def _matching(self, names: Sequence[str]) -> list[str]:
         known = self._named_hooks()
         return [name for name in names if name in known]
+
+    def _metrics(self) -> dict[str, Any]:
+        return history_state(self.storage, self.iter) if hasattr(self, "storage") else {}
 
     def _settings(self) -> dict[str, Any]:
         return {**flatten(self.cfg), _PROCESSES: comm.get_world_size()}

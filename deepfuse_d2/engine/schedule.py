@@ -9,7 +9,21 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import ConfigError
 
-__all__ = ["PolyParamScheduler", "build_lr_scheduler"]
+__all__ = ["Clamped", "PolyParamScheduler", "build_lr_scheduler"]
+
+
+class Clamped(ParamScheduler):
+    """Another schedule, which stays where it ends: past the end, a cosine would rise again.
+
+    Args:
+        schedule: of a fraction of the training, 0 to 1.
+    """
+
+    def __init__(self, schedule: ParamScheduler):
+        self.schedule = schedule
+
+    def __call__(self, where: float) -> float:
+        return self.schedule(min(max(where, 0.0), 1.0))
 
 
 class PolyParamScheduler(ParamScheduler):
@@ -42,7 +56,9 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     name = solver.LR_SCHEDULER_NAME
     if name != "WarmupPolyLR":
         try:
-            return build_detectron2_scheduler(cfg, optimizer)
+            schedule = build_detectron2_scheduler(cfg, optimizer)
+            schedule._multiplier = Clamped(schedule._multiplier)
+            return schedule
         except ValueError as error:
             raise ConfigError(
                 f'SOLVER.LR_SCHEDULER_NAME = "{name}": {error}. Choose "WarmupPolyLR", or one of '

@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
@@ -25,15 +26,18 @@ from ..data.sem_seg_augmentation import build_sem_seg_augmentation, check_labels
 from ..data.train_loader import TrainLoader, build_train_loader
 from ..evaluation.files import write_json
 from .checkpoints import resumable_hooks
+from .compile import compile_by_config
 from .distributed import distribute, local_norms_on_cpu
+from .ema import build_average
 from .evaluators import build_evaluator
 from .fast_kernels import use_fast_kernels
-from .hooks import TrainingStopped, build_monitor_hooks
+from .hooks import EvaluateAverage, TrainingStopped, build_monitor_hooks
 from .inference import for_evaluator
-from .mixed_precision import build_step_trainer
 from .optimizer import build_optimizer
 from .resume import ResumableTrainer
 from .schedule import build_lr_scheduler
+from .steps import build_step_trainer
+from .threads import set_threads
 from .writers import build_writers
 
 __all__ = ["Trainer"]
@@ -68,10 +72,11 @@ class Trainer(ResumableTrainer):
         # this one takes the same steps in the same order.
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        set_threads(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        model = distribute(cfg, model)
+        model = distribute(cfg, compile_by_config(cfg, model))
         self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = DeepFuseCheckpointer(
@@ -107,7 +112,23 @@ class Trainer(ResumableTrainer):
         writers = [hooks.pop()] if comm.is_main_process() else []
         for writer in writers:
             writer._period = self.cfg.MONITOR.PERIOD
-        return [*hooks, *build_monitor_hooks(self.cfg, self.model, self.checkpointer), *writers]
+        hooks += build_monitor_hooks(self.cfg, self.model, self.checkpointer)
+        return [*self._with_average(hooks), *writers]
+
+    def _with_average(self, hooks: list[HookBase]) -> list[HookBase]:
+        """`hooks`, and those of MODEL_EMA: averaging before anything is written or evaluated."""
+        average = build_average(self.cfg, self.model)
+        if average is None:
+            return hooks
+        place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        evaluations = [hooks[place]]
+        if self.cfg.MODEL_EMA.EVALUATE:
+            cfg = self.cfg.clone()
+            cfg.defrost()
+            cfg.OUTPUT_DIR = f"{self.cfg.OUTPUT_DIR}/ema"
+            period, evaluate = cfg.TEST.EVAL_PERIOD, lambda: self.test(cfg, self.model)
+            evaluations.append(EvaluateAverage(period, evaluate, average.averaged))
+        return [*hooks[:place], average, *evaluations, *hooks[place + 1 :]]
 
     def build_writers(self) -> list[EventWriter]:
         return build_writers(self.cfg)

@@ -11,6 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.utils.events import get_event_storage
 from tiny_training import (
     NAME,
     FaultAt,
@@ -99,6 +100,49 @@ def test_after_such_a_stop_nothing_is_lost(whole, tmp_path):
     train(tiny_config(tmp_path), resume=True)
     assert losses(tmp_path) == losses(whole)
     assert same(weights(tmp_path), weights(whole))
+
+
+@pytest.mark.parametrize("action", ["stop", "skip"])
+def test_a_model_that_finds_out_by_itself_is_treated_alike(whole, tmp_path, action, caplog):
+    def fail(x):
+        raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
+
+    cfg = tiny_config(tmp_path, "SOLVER.SAFETY.NONFINITE", action)
+    expected = (
+        r"Iteration 6: no loss is computed \(Predicted boxes or scores contain Inf/NaN.\) on\n"
+    )
+    if action == "skip":
+        watch = Watch()
+        train(cfg, hooks=[FaultAt([6], fail), watch])
+        assert same(watch.states[6], watch.states[5])
+        assert re.search(expected, caplog.text)
+        return
+    with pytest.raises(TrainingError, match=expected):
+        train(cfg, hooks=[FaultAt([6], fail)])
+    assert (tmp_path / "faults" / "nonfinite_0000006_rank0.pth").exists()
+    train(cfg, resume=True)
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_floating_point_error_outside_of_the_model_stays_one(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise FloatingPointError("of the writer")
+
+    monkeypatch.setattr("detectron2.engine.SimpleTrainer.write_metrics", fail)
+    with pytest.raises(FloatingPointError, match="of the writer"):
+        train(tiny_config(tmp_path))
+
+
+def test_what_an_unfinished_step_put_down_is_forgotten(whole, tmp_path):
+    def put_and_fail(x):
+        get_event_storage().put_scalar("within", 1.0)
+        raise ValueError("later on")
+
+    with pytest.raises(ValueError, match="later on"):
+        train(tiny_config(tmp_path), hooks=[FaultAt([11], put_and_fail)])
+    state = torch.load(tmp_path / "model_latest.pth", weights_only=True)["trainer"]
+    assert "within" not in state["resume"]["metrics"]
+    assert state["resume"]["metrics"]["loss_a"]["values"][-1][1] == 10
 
 
 class Watch(HookBase):

@@ -88,6 +88,14 @@ def test_a_wrong_schedule_is_named(overrides, message):
         rates(config(*overrides), 1)
 
 
+@pytest.mark.parametrize("name", ["WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"])
+def test_past_the_end_the_rate_stays_what_it_was_at_the_end(name):
+    cfg = config("SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.STEPS", "(10,)")
+    found = rates(cfg, 40)
+    assert found[20:] == [found[20]] * 20
+    assert found[20] <= found[19]
+
+
 class Model(nn.Module):
     def __init__(self, has_neck):
         super().__init__()
@@ -140,10 +148,11 @@ def test_without_a_factor_sgd_is_detectron2s(overrides):
     cfg = config("SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.NESTEROV", True, *overrides)
     ours, theirs = build_optimizer(cfg, model), build_detectron2_optimizer(cfg, model)
     assert type(ours) is type(theirs)
-    assert ours.defaults == theirs.defaults
+    # the same steps, in one operation
+    assert ours.defaults == {**theirs.defaults, "foreach": None, "fused": True}
     for parameter in model.parameters():
         groups = [
-            {key: value for key, value in group.items() if key != "params"}
+            {k: v for k, v in group.items() if k not in ("params", "foreach", "fused")}
             for optimizer in (ours, theirs)
             for group in optimizer.param_groups
             if any(p is parameter for p in group["params"])
