@@ -9,6 +9,7 @@ SETTINGS:                                 # name: [KEY, VALUE, ...]; the first i
   FPN: [MODEL.NECK.NAME, FPN]
   DeepFuse: [MODEL.NECK.NAME, DeepFuseFPN]
 TRAIN_IMAGES: 40                          # of the train split, to evaluate on; 0: no such gap
+HELD_OUT: camvid_sem_seg_test             # evaluated too, in a column of its own; optional
 
 Without TRAIN_IMAGES, as many images of the first data set of DATASETS.TRAIN are evaluated as the
 first of DATASETS.TEST has. Paths start from the working directory.
@@ -37,7 +38,7 @@ from ..errors import ConfigError, UserError
 __all__ = ["Cell", "Plan", "load_plan"]
 
 _REQUIRED = ("BASE", "OUTPUT", "SETTINGS", "SEEDS", "METRIC")
-_OPTIONAL = ("OVERRIDES", "TRAIN_IMAGES")
+_OPTIONAL = ("OVERRIDES", "TRAIN_IMAGES", "HELD_OUT")
 # Chosen by the ablation itself.
 _RESERVED = ("SEED", "OUTPUT_DIR", "DATASETS.TEST")
 # What may differ between two runs of one cell: where it lies and what it runs on.
@@ -52,7 +53,8 @@ class Cell:
         folder: its OUTPUT_DIR.
         overrides: KEY VALUE ... after the base config, for the command line.
         config: every key of the merged config, flat, as JSON has it; what makes two cells equal.
-        val, train: data sets it is evaluated on; `train` is "" where no gap is asked for.
+        val, train, held_out: data sets it is evaluated on; `train` is "" where no gap is asked for,
+            `held_out` where the plan has none.
     """
 
     setting: str
@@ -62,6 +64,7 @@ class Cell:
     config: dict[str, Any]
     val: str
     train: str
+    held_out: str
 
     @property
     def name(self) -> str:
@@ -75,6 +78,7 @@ class Plan:
     Attributes:
         settings: name -> overrides; the first is the reference.
         train_images: None for as many as the val split has.
+        held_out: a data set that no choice was made on, to report figures of; "" for none.
     """
 
     base: str
@@ -84,6 +88,7 @@ class Plan:
     metrics: tuple[str, ...]
     overrides: tuple[str, ...] = ()
     train_images: int | None = None
+    held_out: str = ""
 
     @property
     def reference(self) -> str:
@@ -107,21 +112,31 @@ class Plan:
         for setting, cfg in self._configs.items():
             with _told_for(setting):
                 check_config(cfg)
+        if self.held_out and self.held_out not in DatasetCatalog:
+            raise ConfigError(
+                f'HELD_OUT names the data set "{self.held_out}", which is not registered. '
+                "datasets/README.md lists them and says how to register your own."
+            )
 
     def evaluation_overrides(self, cell: Cell) -> list[str]:
-        """KEY VALUE ... that make `cell` evaluate on a part of the train split as well.
+        """KEY VALUE ... that make `cell` evaluate on its held-out data and a part of the train
+        split as well.
 
         Reads the val split, where its size says how large that part is.
         """
-        if not cell.train:
+        if not (cell.train or cell.held_out):
             return []
-        images, source = self.train_images, cell.config["DATASETS.TRAIN"][0]
-        if images is None:
-            images = min(self._size(cell.val), self._size(source))
-        subset = {"NAME": cell.train, "FORMAT": "subset", "OF": source, "COUNT": images}
-        names = (*cell.config["DATASETS.TEST"], cell.train)
-        extra = [*cell.config["DATASETS.EXTRA"], subset]
-        return ["DATASETS.EXTRA", str(extra), "DATASETS.TEST", str(names)]
+        names, more = list(cell.config["DATASETS.TEST"]), []
+        if cell.held_out:
+            names.append(cell.held_out)
+        if cell.train:
+            images, source = self.train_images, cell.config["DATASETS.TRAIN"][0]
+            if images is None:
+                images = min(self._size(cell.val), self._size(source))
+            subset = {"NAME": cell.train, "FORMAT": "subset", "OF": source, "COUNT": images}
+            more = ["DATASETS.EXTRA", str([*cell.config["DATASETS.EXTRA"], subset])]
+            names.append(cell.train)
+        return [*more, "DATASETS.TEST", str(tuple(names))]
 
     def _size(self, dataset: str) -> int:
         if dataset not in self._sizes:
@@ -154,6 +169,8 @@ class Plan:
     def _cell(self, setting: str, seed: int, cfg: CfgNode) -> Cell:
         config = {key: value for key, value in _flat(cfg).items() if key not in _NOT_COMPARED}
         config |= {"SEED": seed, "TRAIN_IMAGES": self.train_images}
+        if self.held_out:
+            config["HELD_OUT"] = self.held_out
         val, source = cfg.DATASETS.TEST[0], cfg.DATASETS.TRAIN[0]
         return Cell(
             setting=setting,
@@ -163,6 +180,7 @@ class Plan:
             config=config,
             val=val,
             train=f"{source}_part" if self.train_images != 0 else "",
+            held_out=self.held_out,
         )
 
 
@@ -249,6 +267,9 @@ def _checked(content: Mapping[str, Any], where: str) -> Plan:
     images = content.get("TRAIN_IMAGES")
     if images is not None and (not isinstance(images, int) or images < 0):
         raise ConfigError(f"{where}: TRAIN_IMAGES = {images!r}; expected a number from 0 on.")
+    held_out = content.get("HELD_OUT") or ""
+    if not isinstance(held_out, str):
+        raise ConfigError(f"{where}: HELD_OUT = {held_out!r}; expected the name of a data set.")
     return Plan(
         base=str(content["BASE"]),
         output=Path(content["OUTPUT"]),
@@ -257,6 +278,7 @@ def _checked(content: Mapping[str, Any], where: str) -> Plan:
         metrics=tuple(metrics),
         overrides=tuple(content["OVERRIDES"]),
         train_images=images,
+        held_out=held_out,
     )
 
 

@@ -22,13 +22,15 @@ __all__ = ["Row", "summarise", "write_report"]
 class Row:
     """A setting in one metric: figures by seed, of the seeds that are finished.
 
-    The gap is train minus val. Differences are those to the reference setting with the same seed,
-    for the seeds that both have; None for the reference itself.
+    The gap is train minus val; `held_out` is of data that no choice was made on. Differences are
+    those to the reference setting with the same seed, for the seeds that both have; None for the
+    reference itself.
     """
 
     setting: str
     val: dict[int, float]
     train: dict[int, float]
+    held_out: dict[int, float]
     gap: dict[int, float]
     difference: dict[int, float] | None
     gap_difference: dict[int, float] | None
@@ -83,6 +85,7 @@ def summarise(
                 setting=setting,
                 val=val,
                 train=train,
+                held_out=figures(setting, "held_out"),
                 gap=gap,
                 difference=_minus(val, rows[0].val) if rows else None,
                 gap_difference=_minus(gap, rows[0].gap) if rows else None,
@@ -115,6 +118,7 @@ def _write_cells(
     header = ["setting", "seed", "state"]
     for metric in plan.metrics:
         header += [f"val {metric}", f"train {metric}", f"gap {metric}"]
+        header += [f"{plan.held_out} {metric}"] * bool(plan.held_out)
     rows = []
     for cell, record in zip(cells, records, strict=True):
         row = [cell.setting, cell.seed, record.get("state", "waiting")]
@@ -124,6 +128,8 @@ def _write_cells(
             train = metric_of(results, cell.train, metric)
             gap = None if val is None or train is None else train - val
             row += [val, train, gap]
+            if plan.held_out:
+                row.append(metric_of(results, cell.held_out, metric))
         seconds = record.get("seconds")
         row += [seconds and round(seconds, 1), record.get("parameters")]
         rows.append(["" if value is None else value for value in row])
@@ -148,7 +154,7 @@ def _markdown(
         others = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
         lines += [f"**Not complete**: {others} of {len(cells)} cells.", ""]
     for metric, rows in tables.items():
-        lines += [_table(metric, rows), ""]
+        lines += [_table(metric, rows, plan.held_out), ""]
     for cell, record in zip(cells, records, strict=True):
         if record.get("state") == "failed":
             lines += [
@@ -158,18 +164,22 @@ def _markdown(
     return "\n".join(lines)
 
 
-def _table(metric: str, rows: Sequence[Row]) -> str:
+def _table(metric: str, rows: Sequence[Row], held_out: str) -> str:
     from tabulate import tabulate
 
     # a gap that nobody asked for takes no columns
     with_gap = any(row.gap for row in rows)
     headers = ["setting", "seeds", f"val {metric}", "difference"]
+    if held_out:
+        headers.append(f"{held_out} {metric}")
     if with_gap:
         headers += [f"train {metric}", "gap", "difference of the gap"]
     headers += ["parameters, M", "minutes"]
     body = []
     for row in rows:
         line = [row.setting, len(row.val), _spread(row.val), _interval(row.difference)]
+        if held_out:
+            line.append(_spread(row.held_out))
         if with_gap:
             line += [_spread(row.train), _spread(row.gap), _interval(row.gap_difference)]
         millions = "" if row.parameters is None else f"{row.parameters / 1e6:.2f}"

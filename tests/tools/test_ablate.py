@@ -54,8 +54,11 @@ TRAINING = """
     # val: 100 rate + seed^2, train 1 more for each seed
     ap = 100 * rate + seed**2 if behaviour != "nan" else None
     results = {"pennfudan_val": {"segm": {"AP": ap, "AP50": 50.0}}}
-    if "DATASETS.TEST" in given:
-        assert given["DATASETS.TEST"] == "('pennfudan_val', 'pennfudan_train_part')", given
+    evaluated = eval(given.get("DATASETS.TEST", "()"))
+    assert evaluated[:1] in [("pennfudan_val",), ()], given
+    if "camvid_sem_seg_test" in evaluated:
+        results["camvid_sem_seg_test"] = {"segm": {"AP": 100 * rate - 1, "AP50": 40}}
+    if "pennfudan_train_part" in evaluated:
         assert "'OF': 'pennfudan_train', 'COUNT': 3" in given["DATASETS.EXTRA"], given
         results["pennfudan_train_part"] = {"segm": {"AP": 100 * rate + seed**2 + seed, "AP50": 60}}
     for name in ("model_0000001.pth", "model_final.pth"):
@@ -369,6 +372,30 @@ def test_without_a_train_part_there_is_no_gap(study):
     assert study.record("low", 1)["results"].keys() == {"pennfudan_val"}
 
 
+def test_held_out_data_has_a_column_of_its_own_and_no_part_in_differences(study):
+    assert study.write(HELD_OUT="camvid_sem_seg_test", TRAIN_IMAGES=0).run("--seeds", "1", "2") == 0
+    header, _, low, high = (
+        [word.strip() for word in line.split("|")[1:-1]] for line in study.table().splitlines()[3:7]
+    )
+    row = dict(zip(header, high, strict=True))
+    assert row["camvid_sem_seg_test segm/AP"] == "19.00 ± 0.00"
+    assert row["val segm/AP"] == "22.50 ± 2.12"
+    assert row["difference"] == "+10.00 [+10.00, +10.00]"
+    assert dict(zip(header, low, strict=True))["camvid_sem_seg_test segm/AP"] == "9.00 ± 0.00"
+    with open(study.output / "cells.csv") as file:
+        assert [row["camvid_sem_seg_test segm/AP"] for row in csv.DictReader(file)] == [
+            "9.0", "19.0", "9.0", "19.0"
+        ]  # fmt: skip
+
+
+def test_held_out_data_that_is_not_registered_is_refused_before_the_first_training(study, capsys):
+    assert study.write(HELD_OUT="camvid_sem_seg_tset").run() == 2
+    assert (
+        'HELD_OUT names the data set "camvid_sem_seg_tset", which is not' in capsys.readouterr().err
+    )
+    assert study.calls() == []
+
+
 def test_the_command_line_alone_is_a_plan_too(study, tool):
     arguments = [
         "--base", str(study.folder / "base.yaml"), "--output", str(study.output), "--seeds", "1",
@@ -396,6 +423,7 @@ def test_the_command_line_alone_is_a_plan_too(study, tool):
         ),
         ({"SETTINGS": {"a b": [], "A/b": []}}, "have names that give no folder of their own"),
         ({"OVERRIDES": "SEED 1"}, "OVERRIDES = 'SEED 1'; expected a list"),
+        ({"HELD_OUT": ["a"]}, r"HELD_OUT = \['a'\]; expected the name of a data set"),
         ({"TRAIN_IMAGES": -1}, "TRAIN_IMAGES = -1; expected a number from 0 on"),
         ({"SETTINGS": {"a": ["SEED", 1]}}, 'Setting "a": SEED cannot be overridden'),
         (
