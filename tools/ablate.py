@@ -8,8 +8,8 @@
         --setting "1e-3" SOLVER.BASE_LR 0.001 --setting "3e-4" SOLVER.BASE_LR 0.0003
 
 Each cell (a setting with a seed) is a train_net.py of its own, in OUTPUT/<setting>/seed_<n>. Called
-again, it goes on where it was stopped, and leaves finished cells alone. cells.csv, table.md and
-plot.png lie in OUTPUT and grow with every cell.
+again, it goes on where it was stopped, and leaves finished cells alone. cells.csv, table.md,
+plot.png and, where the plan has CURVES, curves.png lie in OUTPUT and grow with every cell.
 Exit code: 0, all cells asked for are finished; 1, some failed; 2, wrong arguments; 130, stopped.
 """
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None, command: list[str] | None = None) -> int
         print(f"ablate.py: {error}", file=sys.stderr)
         return 2
     print((plan.output / "table.md").read_text(encoding="utf-8"))
-    print(f"In {plan.output}: table.md, cells.csv, plot.png")
+    print(f"In {plan.output}: table.md, cells.csv, plot.png" + ", curves.png" * bool(plan.curves))
     return 1 if counts["failed"] else 0
 
 

@@ -10,6 +10,7 @@ SETTINGS:                                 # name: [KEY, VALUE, ...]; the first i
   DeepFuse: [MODEL.NECK.NAME, DeepFuseFPN]
 TRAIN_IMAGES: 40                          # of the train split, to evaluate on; 0: no such gap
 HELD_OUT: camvid_sem_seg_test             # evaluated too, in a column of its own; optional
+CURVES: [total_loss]                      # of metrics.json, drawn over the iterations; optional
 
 Without TRAIN_IMAGES, as many images of the first data set of DATASETS.TRAIN are evaluated as the
 first of DATASETS.TEST has. Paths start from the working directory.
@@ -38,7 +39,7 @@ from ..errors import ConfigError, UserError
 __all__ = ["Cell", "Plan", "load_plan"]
 
 _REQUIRED = ("BASE", "OUTPUT", "SETTINGS", "SEEDS", "METRIC")
-_OPTIONAL = ("OVERRIDES", "TRAIN_IMAGES", "HELD_OUT")
+_OPTIONAL = ("OVERRIDES", "TRAIN_IMAGES", "HELD_OUT", "CURVES")
 # Chosen by the ablation itself.
 _RESERVED = ("SEED", "OUTPUT_DIR", "DATASETS.TEST")
 # What may differ between two runs of one cell: where it lies and what it runs on.
@@ -79,6 +80,7 @@ class Plan:
         settings: name -> overrides; the first is the reference.
         train_images: None for as many as the val split has.
         held_out: a data set that no choice was made on, to report figures of; "" for none.
+        curves: names of metrics.json to draw.
     """
 
     base: str
@@ -89,6 +91,7 @@ class Plan:
     overrides: tuple[str, ...] = ()
     train_images: int | None = None
     held_out: str = ""
+    curves: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -270,6 +273,12 @@ def _checked(content: Mapping[str, Any], where: str) -> Plan:
     held_out = content.get("HELD_OUT") or ""
     if not isinstance(held_out, str):
         raise ConfigError(f"{where}: HELD_OUT = {held_out!r}; expected the name of a data set.")
+    curves = content.get("CURVES") or []
+    if not isinstance(curves, (list, tuple)) or not all(isinstance(x, str) for x in curves):
+        raise ConfigError(
+            f"{where}: CURVES = {curves!r}; expected a list of names of metrics.json, such as "
+            "total_loss."
+        )
     return Plan(
         base=str(content["BASE"]),
         output=Path(content["OUTPUT"]),
@@ -279,6 +288,7 @@ def _checked(content: Mapping[str, Any], where: str) -> Plan:
         overrides=tuple(content["OVERRIDES"]),
         train_images=images,
         held_out=held_out,
+        curves=tuple(curves),
     )
 
 

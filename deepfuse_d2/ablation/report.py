@@ -1,4 +1,4 @@
-"""What an ablation found so far: cells.csv, table.md, plot.png."""
+"""What an ablation found so far: cells.csv, table.md, plot.png, curves.png."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ class Row:
 
 
 def write_report(plan: Plan) -> dict[str, int]:
-    """Write cells.csv, table.md and plot.png into the folder of the plan.
+    """Write cells.csv, table.md, plot.png and, with CURVES, curves.png into the plan's folder.
 
     Returns:
         number of cells that are "finished", "failed", "begun" and "waiting".
     """
+    from .curves import plot_curves
     from .plot import plot_rows
 
     cells = plan.cells
@@ -57,6 +58,9 @@ def write_report(plan: Plan) -> dict[str, int]:
     with written_whole(plan.output / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     plot_rows(tables, plan.output / "plot.png")
+    if plan.curves:
+        finished = [cell for cell, state in zip(cells, states, strict=True) if state == "finished"]
+        plot_curves(finished, plan.curves, plan.output / "curves.png")
     return counts
 
 

@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from deepfuse_d2.ablation import CellRunner, load_plan, read_record
+from deepfuse_d2.ablation.curves import mean_curve, read_curve
 from deepfuse_d2.ablation.statistics import estimate, t_quantile
 from deepfuse_d2.errors import ConfigError
 
@@ -388,6 +389,25 @@ def test_held_out_data_has_a_column_of_its_own_and_no_part_in_differences(study)
         ]  # fmt: skip
 
 
+def test_curves_are_means_over_the_iterations_that_all_seeds_have(study, tmp_path):
+    assert study.write(CURVES=["loss"], TRAIN_IMAGES=0).run("--seeds", "1", "2") == 0
+    for seed, lines in ((1, [(19, 4), (39, 2), (59, 1)]), (2, [(19, 6), (39, 3)])):
+        rows = [json.dumps({"iteration": i, "loss": loss, "lr": 1}) for i, loss in lines]
+        rows.insert(1, json.dumps({"iteration": 29, "lr": 1}))
+        file = study.output / "low" / f"seed_{seed}" / "metrics.json"
+        file.write_text("\n".join([*rows, '{"iteration": 79, "lo']))
+    files = [study.output / "low" / f"seed_{seed}" / "metrics.json" for seed in (1, 2)]
+    curves = [read_curve(file, "loss") for file in files]
+    assert curves == [{19: 4, 39: 2, 59: 1}, {19: 6, 39: 3}]
+    assert mean_curve(curves) == {19: 5, 39: 2.5}
+    assert read_curve(tmp_path / "none.json", "loss") == mean_curve([]) == {}
+    plain = (study.output / "curves.png").read_bytes()  # of trainings without metrics
+    assert study.run("--seeds", "1", "2", "--report-only") == 0
+    with Image.open(study.output / "curves.png") as image:
+        assert image.format == "PNG"
+    assert (study.output / "curves.png").read_bytes() != plain
+
+
 def test_held_out_data_that_is_not_registered_is_refused_before_the_first_training(study, capsys):
     assert study.write(HELD_OUT="camvid_sem_seg_tset").run() == 2
     assert (
@@ -423,6 +443,7 @@ def test_the_command_line_alone_is_a_plan_too(study, tool):
         ),
         ({"SETTINGS": {"a b": [], "A/b": []}}, "have names that give no folder of their own"),
         ({"OVERRIDES": "SEED 1"}, "OVERRIDES = 'SEED 1'; expected a list"),
+        ({"CURVES": "total_loss"}, "CURVES = 'total_loss'; expected a list of names"),
         ({"HELD_OUT": ["a"]}, r"HELD_OUT = \['a'\]; expected the name of a data set"),
         ({"TRAIN_IMAGES": -1}, "TRAIN_IMAGES = -1; expected a number from 0 on"),
         ({"SETTINGS": {"a": ["SEED", 1]}}, 'Setting "a": SEED cannot be overridden'),
