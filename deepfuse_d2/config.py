@@ -308,6 +308,9 @@ def add_deepfuse_config(cfg: CN) -> None:
 
     # "SGD" (detectron2's, with SOLVER.MOMENTUM) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Update all parameters in one operation (torch's fused optimizers); False takes several, each
+    # over all of them. The numbers are the same to the rounding of floats.
+    cfg.SOLVER.FUSED = True
     # Learning rate of the bottom-up network as a factor of BASE_LR, above 0; a neck has BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Each stage of the bottom-up network learns slower than the next by this factor, in (0, 1]: the

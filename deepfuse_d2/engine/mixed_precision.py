@@ -44,10 +44,13 @@ def keep_float32(model: nn.Module, device_type: str) -> nn.Module:
     """Prepare `model` for autocast; returns it.
 
     What the heads of detectron2 predict becomes float32 where it leaves them, so that losses, box
-    arithmetic and resizing of masks are float32 whatever list of operations autocast has. Dilated
-    convolutions of a CPU stay in float32 where oneDNN has no right gradient in bfloat16.
+    arithmetic and resizing of masks are float32 whatever list of operations autocast has; so are
+    the resizings of its semantic heads (those of ours see to it themselves). Dilated convolutions
+    of a CPU stay in float32 where oneDNN has no right gradient in bfloat16.
     """
     for module in model.modules():
+        if isinstance(module, nn.Upsample) and module.mode != "nearest":
+            _compute_in_float32(module)
         if isinstance(module, BaseMaskRCNNHead) and hasattr(module, "predictor"):
             module = module.predictor
         elif isinstance(module, DenseDetector):
@@ -58,13 +61,18 @@ def keep_float32(model: nn.Module, device_type: str) -> nn.Module:
     if device_type == "cpu":
         for module in model.modules():
             if isinstance(module, nn.Conv2d) and _has_wrong_gradient(module):
-                kind = type(module)
-                module.__class__ = type(f"Float32{kind.__name__}", (_InFloat32, kind), {})
+                _compute_in_float32(module)
     return model
 
 
+def _compute_in_float32(module: nn.Module) -> None:
+    kind = type(module)
+    if not issubclass(kind, _InFloat32):
+        module.__class__ = type(f"Float32{kind.__name__}", (_InFloat32, kind), {})
+
+
 class _InFloat32:
-    """Mixed into the class of a convolution that autocast must not touch."""
+    """Mixed into the class of a module of one input that autocast must not touch."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

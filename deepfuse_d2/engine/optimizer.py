@@ -40,7 +40,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     if solver.NO_DECAY_OF_VECTORS:
         params = _without_decay_of_vectors(params)
-    common = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY, **_kernels(params)}
+    common = {
+        "lr": solver.BASE_LR,
+        "weight_decay": solver.WEIGHT_DECAY,
+        **_kernels(params, solver.FUSED),
+    }
     if solver.OPTIMIZER == "AdamW":
         optimizer = torch.optim.AdamW(params, **common)
     else:
@@ -50,11 +54,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return maybe_add_gradient_clipping(cfg, optimizer)
 
 
-def _kernels(groups: list[dict[str, Any]]) -> dict[str, bool]:
-    """One fused operation over all parameters, or where they are of a kind it lacks, one a step."""
+def _kernels(groups: list[dict[str, Any]], fused: bool) -> dict[str, bool]:
+    """One fused operation over all parameters if so asked and there is one for their kind.
+
+    Otherwise several operations, each over all of them.
+    """
     parameters = [p for group in groups for p in group["params"]]
     can_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    return {"fused": True} if can_fuse else {"foreach": True}
+    return {"fused": True} if fused and can_fuse else {"foreach": True}
 
 
 def _without_decay_of_vectors(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

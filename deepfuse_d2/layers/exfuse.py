@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
+from .resample import bilinear
+
 __all__ = ["DenselyAdjacentPrediction", "SemanticEmbeddingBranch", "SubPixelUpsample"]
 
 
@@ -44,9 +46,7 @@ class SemanticEmbeddingBranch(nn.Module):
     def forward(self, x: Tensor, deeper: list[Tensor]) -> Tensor:
         """(N, channels, H, W) and maps (N, C_q, H_q, W_q) of any size -> (N, channels, H, W)."""
         for conv, x_q in zip(self.convs, deeper, strict=True):
-            x = x * F.interpolate(
-                conv(x_q), size=x.shape[-2:], mode="bilinear", align_corners=False
-            )
+            x = x * bilinear(conv(x_q), x.shape[-2:])
         return x
 
 

@@ -7,9 +7,10 @@ global convolution is one dense k x k convolution of low rank.
 
 import fvcore.nn.weight_init as weight_init
 import torch
-import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
+
+from .resample import bilinear
 
 __all__ = ["BoundaryRefinement", "GlobalConvolution", "Upsample2x", "crop_to"]
 
@@ -111,7 +112,7 @@ class Upsample2x(nn.Module):
         """(N, in_channels, H, W) -> (N, out_channels, 2 H, 2 W)."""
         if self.deconv is not None:
             return self.deconv(x)
-        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return bilinear(x, (2 * x.shape[-2], 2 * x.shape[-1]))
 
 
 def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:

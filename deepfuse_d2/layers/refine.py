@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
+from .resample import bilinear
+
 __all__ = ["ChainedResidualPooling", "MultiResolutionFusion", "ResidualConvUnit"]
 
 
@@ -125,9 +127,7 @@ class MultiResolutionFusion(nn.Module):
         maps = [conv(path) for conv, path in zip(self.convs, paths, strict=True)]
         size = max(map_.shape[-2] for map_ in maps), max(map_.shape[-1] for map_ in maps)
         maps = [
-            map_
-            if map_.shape[-2:] == size
-            else F.interpolate(map_, size=size, mode="bilinear", align_corners=self.align_corners)
+            map_ if map_.shape[-2:] == size else bilinear(map_, size, self.align_corners)
             for map_ in maps
         ]
         return self.fuse(maps[0], maps[1:])

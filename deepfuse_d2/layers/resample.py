@@ -14,7 +14,7 @@ from torch import nn
 
 from .norm import get_norm
 
-__all__ = ["DOWNSAMPLES", "UPSAMPLES", "Resample", "StridedConvs", "resample"]
+__all__ = ["DOWNSAMPLES", "UPSAMPLES", "Resample", "StridedConvs", "bilinear", "resample"]
 
 # MODEL.DEEPFUSE.UPSAMPLE
 UPSAMPLES = ("nearest", "bilinear")
@@ -30,9 +30,20 @@ def resample(x: torch.Tensor, size: tuple[int, int], mode: str = "nearest") -> t
     return _interpolate(x, size, mode)
 
 
+def bilinear(x: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
+    """(N, C, H, W) -> (N, C, *size), in float32 where autocast has made x smaller.
+
+    torch's kernels round the positions and weights of bfloat16 maps; here only the result is.
+    """
+    if x.dtype == torch.float16 or x.dtype == torch.bfloat16:
+        wide = F.interpolate(x.float(), size=size, mode="bilinear", align_corners=align_corners)
+        return wide.to(x.dtype)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
 def _interpolate(x: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
     if mode == "bilinear":
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return bilinear(x, size)
     return F.interpolate(x, size=size, mode="nearest")
 
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.data.samplers import TrainingSampler
 
 from deepfuse_d2 import add_deepfuse_config
 from deepfuse_d2.data.batches import Batches, Place, aspect_groups
 from deepfuse_d2.data.seeded_mapper import DAMAGED, RecordError, SeededSamples
 from deepfuse_d2.data.train_loader import TrainLoader, build_train_loader
+from deepfuse_d2.engine import Trainer
 from deepfuse_d2.errors import ConfigError, DatasetError, TrainingError
 from deepfuse_d2.randomness import get_random_state, seeded, set_random_state
 
@@ -52,6 +53,36 @@ def test_order_and_augmentation_are_the_same_for_any_number_of_workers():
     assert take(loader(1), 8) == alone
     assert take(loader(2), 8) == alone
     assert take(loader(0, seed=6), 8) != alone
+
+
+def test_workers_stay_over_the_epochs_and_read_records_that_nobody_copies():
+    def with_process(record):
+        return {**mapper(record), "pid": os.getpid()}
+
+    two = loader(2, mapper=with_process)
+    # detectron2's list of serialized records: workers share its one tensor
+    assert isinstance(two.records, DatasetFromList)
+    stored = two.records._lst
+    assert torch.is_tensor(stored._lst) or isinstance(stored._lst, np.ndarray)
+    batches = take(two, 4 * len(RECORDS) // 4)
+    assert {sample["number"] for batch in batches for sample in batch} == set(range(len(RECORDS)))
+    pids = {sample["pid"] for batch in batches for sample in batch}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert two.records._lst is stored
+
+
+def test_images_for_a_gpu_are_pinned(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "deepfuse_d2.engine.trainer.build_train_loader", lambda cfg, **options: seen.update(options)
+    )
+    cfg = get_cfg()
+    add_deepfuse_config(cfg)
+    for device, is_pinned in (("cuda", True), ("cpu", False)):
+        cfg.MODEL.DEVICE = device
+        Trainer.build_train_loader(cfg)
+        assert seen["pin_memory"] is is_pinned
 
 
 def test_a_batch_holds_images_of_one_orientation_and_every_image_comes_up():

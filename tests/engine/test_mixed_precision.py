@@ -8,6 +8,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from test_fast_kernels import batch
+from torch.nn import functional as F
 
 from deepfuse_d2.engine import load_config
 from deepfuse_d2.engine.fast_kernels import use_fast_kernels
@@ -43,6 +44,30 @@ def test_predictions_and_losses_of_mask_r_cnn_are_float32(repository, tiny_opts)
     assert seen.pop("pooled") == torch.bfloat16
     assert set(seen.values()) == {torch.float32}
     assert len(losses) == 5
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    sum(losses.values()).backward()
+
+
+def test_resizings_and_losses_of_semantic_heads_are_float32(repository):
+    config = str(repository / "configs/MiniCity/sem_seg_R_18_SemSegFPN_quick.yaml")
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
+    model = keep_float32(build_model(cfg).train(), "cpu")
+    keep_float32(model, "cpu")  # once more changes nothing
+    resizings = [m for m in model.modules() if isinstance(m, torch.nn.Upsample)]
+    seen = []
+    for module in resizings:
+        module.register_forward_hook(lambda _, args, output: seen.append((args, output)))
+    samples = [
+        {"image": torch.randint(0, 255, (3, 64, 96)), "sem_seg": torch.randint(0, 19, (64, 96))}
+        for _ in range(2)
+    ]
+    with EventStorage(), torch.autocast("cpu", torch.bfloat16):
+        losses = model(samples)
+    assert len(seen) == len(resizings) > 2
+    for (x,), y in seen:
+        expected = F.interpolate(x.float(), scale_factor=2, mode="bilinear", align_corners=False)
+        assert y.dtype == torch.float32
+        assert torch.equal(y, expected)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     sum(losses.values()).backward()
 

@@ -102,6 +102,14 @@ def test_the_fused_steps_are_those_of_single_operations(name):
     assert not torch.equal(results[0][0], start[0])
 
 
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_the_config_switches_the_fused_step_off(name):
+    cfg = config("SOLVER.OPTIMIZER", name, "SOLVER.FUSED", False)
+    defaults = build_optimizer(cfg, tree(["head.w"])).defaults
+    assert not defaults["fused"]
+    assert defaults["foreach"] is True
+
+
 @pytest.mark.parametrize("value", [0.0, 1.1])
 def test_a_wrong_layer_decay_is_told(value):
     with pytest.raises(ConfigError, match=rf"LAYER_DECAY is {value}; it must be above 0 and at"):

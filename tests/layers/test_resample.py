@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from deepfuse_d2.layers import DOWNSAMPLES, UPSAMPLES, resample
 from deepfuse_d2.layers.resample import Resample, StridedConvs
+from deepfuse_d2.layers.resample import bilinear as resize_bilinear
 
 
 def pooled(x, window, reduce):
@@ -124,3 +125,20 @@ def test_a_ratio_that_is_no_power_of_two_is_refused():
         Resample(3, 4, 12)
     with pytest.raises(ValueError, match="the ratio must be a power of two"):
         Resample(3, 8, 12)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_maps_that_autocast_made_smaller_are_resized_in_float32(channels_last, align_corners):
+    x = torch.randn(2, 64, 13, 17).bfloat16()
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    exact = F.interpolate(x.float(), (31, 45), mode="bilinear", align_corners=align_corners)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = resize_bilinear(x, (31, 45), align_corners=align_corners)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.bfloat16())
+    # what torch itself gives is rounded on the way
+    assert not torch.equal(
+        F.interpolate(x, (31, 45), mode="bilinear", align_corners=align_corners), found
+    )
