@@ -12,7 +12,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .counting import count
+from . import counting
 from .heads import Head, heads_of
 
 __all__ = ["Analysis", "Cost", "analyze"]
@@ -69,9 +69,9 @@ def analyze(
 
     Args:
         model: an R-CNN, a dense detector (RetinaNet, FCOS), Panoptic FPN or a semantic segmentor,
-            on any device: its parts are found by detectron2's names (backbone,
-            proposal_generator, roi_heads, head, sem_seg_head). What of it has another name is
-            "other", with its parameters alone.
+            on any device, "meta" among them, which costs no memory and no computing: its parts are
+            found by detectron2's names (backbone, proposal_generator, roi_heads, head,
+            sem_seg_head). What of it has another name is "other", with its parameters alone.
         size: (height, width) of the image.
         proposals: boxes for each box head (each stage of a cascade).
         detections: boxes for the mask and keypoint heads.
@@ -103,7 +103,7 @@ def analyze(
 
     parts = _Parts()
     with torch.no_grad(), _in_eval(model):
-        counts = parts.trace(Head("backbone", [backbone], call_backbone, [image]))
+        counts = parts.count(Head("backbone", [backbone], call_backbone, [image]))
         if isinstance(getattr(backbone, "bottom_up", None), nn.Module):
             bottom_up = counts["0.bottom_up"]
             parts.add("bottom-up", [backbone.bottom_up], bottom_up)
@@ -111,7 +111,7 @@ def analyze(
         else:
             parts.add("bottom-up", [backbone], counts[""])
         for head in heads_of(model, features, proposals, detections):
-            parts.add(head.name, head.modules, parts.trace(head)[""])
+            parts.add(head.name, head.modules, parts.count(head)[""])
     parts.add("other", [model], Counter())
     return Analysis(parts.costs, size, parts.unsupported)
 
@@ -134,12 +134,12 @@ class _Parts:
         if cost != Cost():
             self.costs[name] = cost
 
-    def trace(self, head: Head) -> dict[str, Counter[str]]:
+    def count(self, head: Head) -> dict[str, Counter[str]]:
         """Counts by the path of a module in the head, "" for all of it."""
         if head.call is None:
             self.unsupported[type(head.modules[0]).__name__] += 1
             return {"": Counter()}
-        counts, unsupported = count(head.modules, head.call, head.inputs)
+        counts, unsupported = counting.count(head.modules, head.call, head.inputs)
         self.unsupported += unsupported
         return counts
 

@@ -1,126 +1,169 @@
-"""Counting a traced module by fvcore.
+"""Counting what modules do, operator by operator, as torch dispatches it.
 
 Counted are convolutions, linear layers and matrix products (attention among them), a multiply-add
-as one (what fvcore, which does the counting, calls a flop). Norms, activation functions, pooling,
-resizing, RoI pooling, box decoding, NMS, and the pasting of masks are not.
+as one. Norms, activation functions, pooling, resizing, RoI pooling, box decoding, NMS, and the
+pasting of masks are not. Shapes alone decide, so that modules on the device "meta" are counted
+without computing anything.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["count"]
 
-# Operators without a matrix product. Any other that has no handle is reported as unsupported.
-_NOT_COUNTED = (
-    "aten::abs", "aten::add", "aten::add_", "aten::adaptive_avg_pool2d",
-    "aten::adaptive_max_pool2d", "aten::alias", "aten::avg_pool2d", "aten::batch_norm",
-    "aten::bitwise_and", "aten::ceil", "aten::clamp_min", "aten::clone", "aten::concat",
-    "aten::constant_pad_nd", "aten::cumsum", "aten::div", "aten::div_", "aten::elu",
-    "aten::exp", "aten::expand_as", "aten::feature_dropout", "aten::gelu", "aten::grid_sampler",
-    "aten::group_norm", "aten::hardsigmoid", "aten::hardsigmoid_", "aten::hardswish",
-    "aten::hardswish_", "aten::hardtanh", "aten::hardtanh_", "aten::im2col",
-    "aten::instance_norm", "aten::layer_norm", "aten::leaky_relu", "aten::leaky_relu_",
-    "aten::lift_fresh", "aten::linalg_vector_norm", "aten::log", "aten::max_pool2d",
-    "aten::mean", "aten::meshgrid", "aten::mul", "aten::mul_", "aten::neg", "aten::norm",
-    "aten::ones_like", "aten::pad", "aten::pixel_shuffle", "aten::pow", "aten::reciprocal",
-    "aten::reflection_pad2d", "aten::relu6", "aten::relu6_", "aten::repeat",
-    "aten::repeat_interleave", "aten::rsqrt", "aten::rsub", "aten::sigmoid", "aten::sigmoid_",
-    "aten::silu", "aten::silu_", "aten::softmax", "aten::softplus", "aten::sqrt", "aten::sub",
-    "aten::sub_", "aten::sum", "aten::tanh", "aten::unflatten", "aten::upsample_bicubic2d",
-    "aten::upsample_bilinear2d", "aten::upsample_nearest2d", "aten::var", "aten::view_as",
-    "aten::where"
-)  # fmt: skip
+# Operators without a product of matrices, beside those that torch marks as elementwise or as views.
+# Any other is reported as unsupported.
+_NOT_COUNTED = frozenset({
+    "aten::_adaptive_avg_pool2d", "aten::_log_softmax", "aten::_softmax", "aten::_to_copy",
+    "aten::_unsafe_view", "aten::adaptive_max_pool2d", "aten::amax", "aten::amin", "aten::arange",
+    "aten::argmax", "aten::as_strided_", "aten::avg_pool2d", "aten::cat", "aten::clone",
+    "aten::col2im", "aten::constant_pad_nd", "aten::copy_", "aten::cumsum", "aten::elu",
+    "aten::empty", "aten::empty_like", "aten::fill_", "aten::full", "aten::gather", "aten::gelu",
+    "aten::grid_sampler_2d", "aten::hardswish", "aten::hardswish_", "aten::im2col", "aten::index",
+    "aten::index_select", "aten::leaky_relu", "aten::leaky_relu_", "aten::linalg_vector_norm",
+    "aten::linspace", "aten::max", "aten::max_pool2d_with_indices", "aten::mean", "aten::min",
+    "aten::native_batch_norm", "aten::native_dropout", "aten::native_group_norm",
+    "aten::native_layer_norm", "aten::new_empty", "aten::new_zeros", "aten::norm", "aten::ones",
+    "aten::ones_like", "aten::pixel_shuffle", "aten::pixel_unshuffle", "aten::prod",
+    "aten::reflection_pad2d", "aten::repeat", "aten::replication_pad2d", "aten::resize_",
+    "aten::roll", "aten::scalar_tensor", "aten::sort", "aten::stack", "aten::std", "aten::sum",
+    "aten::topk", "aten::upsample_bicubic2d", "aten::upsample_bilinear2d",
+    "aten::upsample_nearest2d", "aten::var", "aten::var_mean", "aten::zero_", "aten::zeros",
+    "aten::zeros_like",
+})  # fmt: skip
 
 
 def count(
     modules: Sequence[nn.Module], call: Callable[..., object], inputs: Sequence[Tensor]
 ) -> tuple[dict[str, Counter[str]], Counter[str]]:
-    """Run ``call(*inputs)`` once, traced, and count what `modules` and all inside them do.
+    """Run ``call(*inputs)`` once and count what `modules` and all inside them do.
 
     Returns:
         "multiply_adds" and "activations" by the path of a module: "" for the whole, "0.conv" for
-        the child "conv" of the first of `modules`, where `call` calls it; and the number of
-        operators that were not known.
+        the child "conv" of the first of `modules`, where it is called as a module; and the number
+        of operators that were not known.
     """
-    from fvcore.nn import FlopCountAnalysis
-
-    analysis = FlopCountAnalysis(_Traceable(modules, call), tuple(inputs))
-    # None does not take back a handle that fvcore has by default
-    analysis.clear_op_handles().set_op_handle(**_handles())
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    analysis.tracer_warnings("none").ancestor_mode("caller")
-    counts = analysis.by_module_and_operator()
-    return (
-        {path.removeprefix("parts."): counter for path, counter in counts.items()},
-        analysis.unsupported_ops(),
-    )
+    counter = _Counter()
+    with torch.no_grad(), counter.following(nn.ModuleList(modules)), _Attention(counter), counter:
+        call(*inputs)
+    return counter.counts, counter.unsupported
 
 
-class _Traceable(nn.Module):
-    """Modules and how they are called, as one module from tensors to tensors, to be traced."""
+class _Counter(TorchDispatchMode):
+    """Sees each operator below autograd, where composed ones are resolved into their parts."""
 
-    def __init__(self, modules: Sequence[nn.Module], call: Callable[..., object]):
+    def __init__(self) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(modules)
-        self._call = call
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self.unsupported: Counter[str] = Counter()
+        self._inside = [""]
+        self._paused = False
 
-    def forward(self, *inputs: Tensor) -> list[Tensor]:
-        return list(_tensors_in(self._call(*inputs)))
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if not self._paused:
+            self._take(func, args, output)
+        return output
+
+    def _take(self, func: Any, args: tuple, output: Any) -> None:
+        name = func._schema.name
+        multiply_adds = _PRODUCTS.get(name)
+        if multiply_adds is not None:
+            self.add(multiply_adds(*args, output=output), output)
+        elif not (name in _NOT_COUNTED or torch.Tag.pointwise in func.tags or func.is_view):
+            self.unsupported[name] += 1
+
+    def add(self, multiply_adds: int, output: Tensor) -> None:
+        """Count for every module that is at work."""
+        for path in dict.fromkeys(self._inside):
+            self.counts[path].update(multiply_adds=multiply_adds, activations=output.numel())
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    @contextlib.contextmanager
+    def following(self, parts: nn.ModuleList) -> Iterator[None]:
+        """Know which modules inside `parts` are at work."""
+        hooks = []
+        for path, module in parts.named_modules():
+            if path:
+                enter = functools.partial(self._enter, path)
+                hooks += [
+                    module.register_forward_pre_hook(enter),
+                    module.register_forward_hook(self._leave, always_call=True),
+                ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _enter(self, path: str, module: nn.Module, args: tuple) -> None:
+        self._inside.append(path)
+
+    def _leave(self, module: nn.Module, args: tuple, output: object) -> None:
+        self._inside.pop()
 
 
-def _handles() -> dict[str, Callable | None]:
-    """fvcore's table of operators, with both counts for each of what is counted here."""
-    from fvcore.nn import jit_handles
+class _Attention(TorchFunctionMode):
+    """Counts attention as one operator, whichever its device resolves it into."""
 
-    counted = {
-        "aten::_convolution": _convolution,
-        "aten::addmm": jit_handles.addmm_flop_jit,
-        "aten::bmm": jit_handles.bmm_flop_jit,
-        "aten::einsum": jit_handles.einsum_flop_jit,
-        "aten::linear": jit_handles.linear_flop_jit,
-        "aten::matmul": jit_handles.matmul_flop_jit,
-        "aten::mm": jit_handles.matmul_flop_jit,
-        "aten::scaled_dot_product_attention": _attention,
-    }
+    def __init__(self, counter: _Counter):
+        super().__init__()
+        self._counter = counter
 
-    def both(multiply_adds: Callable[..., Any]) -> Callable[..., Counter[str]]:
-        def handle(inputs: list, outputs: list) -> Counter[str]:
-            return Counter(
-                multiply_adds=multiply_adds(inputs, outputs),
-                activations=math.prod(jit_handles.get_shape(outputs[0])),
-            )
-
-        return handle
-
-    handles: dict[str, Callable | None] = dict.fromkeys(_NOT_COUNTED)
-    return handles | {name: both(count) for name, count in counted.items()}
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        with self._counter.paused():
+            output = func(*args, **kwargs)
+        named = dict(zip(("query", "key", "value"), args, strict=False), **kwargs)
+        query, key, value = (named[name].shape for name in ("query", "key", "value"))
+        # query times key, and weights times value: (..., L, E), (..., S, E), (..., S, F)
+        self._counter.add(math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]), output)
+        return output
 
 
-def _convolution(inputs: list, outputs: list) -> int:
-    from fvcore.nn.jit_handles import conv_flop_jit
-
-    return sum(conv_flop_jit(inputs, outputs).values())
-
-
-def _attention(inputs: list, outputs: list) -> int:
-    """Query times key, and weights times value: (..., L, E), (..., S, E), (..., S, F)."""
-    from fvcore.nn.jit_handles import get_shape
-
-    query, key, value = (get_shape(x) for x in inputs[:3])
-    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+def _convolution(x: Tensor, weight: Tensor, *others: Any, output: Tensor) -> int:
+    """Of (N, C, ...) by (K, C / groups, ...); if transposed, by (C, K / groups, ...)."""
+    transposed = others[4]
+    each = x if transposed else output
+    return each.numel() * math.prod(weight.shape[1:])
 
 
-def _tensors_in(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors_in(list(value.values()))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_in(item)
+def _product(a: Tensor, b: Tensor, *, output: Tensor) -> int:
+    """(..., N, C) by (..., C, K), or by a vector (C)."""
+    return output.numel() * a.shape[-1]
+
+
+def _sum_with_product(bias: Tensor, a: Tensor, b: Tensor, *, output: Tensor) -> int:
+    return _product(a, b, output=output)
+
+
+_PRODUCTS: dict[str, Callable[..., int]] = {
+    "aten::addmm": _sum_with_product,
+    "aten::baddbmm": _sum_with_product,
+    "aten::bmm": _product,
+    "aten::convolution": _convolution,
+    "aten::dot": _product,
+    "aten::mm": _product,
+    "aten::mv": _product,
+}
