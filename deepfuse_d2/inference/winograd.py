@@ -1,14 +1,16 @@
 """3x3 convolutions with fewer multiplications, in float32 on a CPU (arXiv 1509.09308).
 
-F(m x m, 3 x 3) computes m x m outputs by (m + 2)^2 multiplications a channel in place of 9 m^2:
+F(m x m, 3 x 3) computes m x m outputs by (m + 2)^2 multiplications a channel in place of 9 m^2, for
+m = 4 a quarter:
 
     Y = A^T [(G g G^T) * (B^T d B)] A
 
 for a filter g and (m + 2) x (m + 2) inputs d; between the transforms stands, summed over channels,
 one matrix product for each of the (m + 2)^2 places. The matrices follow from m + 1 points of a
-polynomial and infinity. Precision follows from the points: for 256 channels the largest error of
-F(4 x 4) is 2e-5 standard deviations of the result with 0, 1, -1, 1/2, -2, and 7e-5 with the
-customary 0, 1, -1, 2, -2; of oneDNN's direct sum, 1e-5.
+polynomial and infinity (arXiv 1803.10986), and precision follows from the points: for 256 channels
+the largest error of F(4 x 4) is 8e-6 standard deviations of the result with 0, 3/4, -3/4, 3/2,
+-3/2, and 3e-5 with the customary 0, 1, -1, 2, -2; of the direct sum, 1e-6. All entries of A and B
+are exact in float32.
 """
 
 import numpy as np
@@ -21,8 +23,7 @@ __all__ = ["POINTS", "WinogradConv2d", "transforms"]
 # m -> the points, infinity apart
 POINTS: dict[int, tuple[float, ...]] = {
     2: (0, 1, -1),
-    4: (0, 1, -1, 1 / 2, -2),
-    5: (0, 1, -1, 1 / 2, -2, 2),
+    4: (0, 3 / 4, -3 / 4, 3 / 2, -3 / 2),
 }
 
 # Tiles in work at once: their transformed inputs, 36 x 256 channels, take 5 MB.
@@ -48,64 +49,116 @@ def transforms(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class WinogradConv2d(nn.Module):
-    """A 3x3 convolution of stride 1 and padding 1 with an optional ReLU."""
+    """A 3x3 convolution of stride 1 and padding 1, by tiles of m x m outputs.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, relu: bool, m: int = 4):
+    The products are a grouped 1x1 convolution: a group for each place, and tiles in place of
+    pixels. Memory beside input and output is that of `_TILES` tiles.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, m: int = 4, pack: bool = True):
         """
         Args:
             weight: (K, C, 3, 3) filters.
             bias: (K,)
-            relu: applied to the result.
             m: side of the outputs computed at once, a key of :data:`POINTS`.
+            pack: lay the filters out for oneDNN. They are then opaque to ``state_dict`` and
+                ``copy.deepcopy``.
         """
         super().__init__()
-        self.m, self.relu, self.out_channels = m, relu, len(weight)
+        self.m, self.places = m, (m + 2) ** 2
+        self.out_channels, self.in_channels = weight.shape[:2]
         a, g, b = (torch.from_numpy(x) for x in transforms(m))
-        filters = torch.einsum("xi,yj,kcij->xyck", g, g, weight.detach().double())
-        filters = filters.flatten(0, 1).to(weight.dtype).contiguous()
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("to_input", torch.kron(b, b).to(weight.dtype), persistent=False)
-        self.register_buffer("to_output", torch.kron(a, a).to(weight.dtype), persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
-        # what is added at the place of the point (1, 1) is added to every output
-        self.everywhere = POINTS[m].index(1) * (m + 3)
+        filters = torch.einsum("xi,yj,kcij->xykc", g, g, weight.detach().double())
+        filters = filters.reshape(-1, self.in_channels, 1, 1).to(weight.dtype)
+        if pack:
+            filters = torch._C._nn.mkldnn_reorder_conv2d_weight(
+                filters.to_mkldnn(), (0, 0), (1, 1), (1, 1), self.places,
+                (1, self.places * self.in_channels, _TILES, 1),
+            )  # fmt: skip
+        # not a buffer: an opaque tensor can be neither saved nor copied nor moved
+        self.packed, self.filters = pack, filters
+        self.to_input = torch.kron(b, b).to(weight.dtype)
+        self.to_output = torch.kron(a, a).to(weight.dtype)
+        self.bias = None
+        if bias is not None:
+            # what the second transform makes ones of, so that the bias costs nothing
+            ones = torch.linalg.pinv(a) @ torch.ones(m, dtype=torch.float64)
+            shares = torch.kron(ones, ones)[:, None] * bias.detach().double()
+            self.bias = shares.flatten().to(weight.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, K, H, W), channels innermost."""
+    @staticmethod
+    def fits(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
+        """Whether the convolution is of this kind, and of a width that gains by it.
+
+        With fewer channels the transforms take what the products save. With more, maps are small,
+        and four times the filters no longer fit the caches.
+        """
+        return (
+            dtype is torch.float32
+            and conv.kernel_size == (3, 3)
+            and conv.stride == conv.padding == conv.dilation == (1, 1)
+            and conv.groups == 1
+            and min(conv.in_channels, conv.out_channels) >= 128
+            and max(conv.in_channels, conv.out_channels) <= 256
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        """(K, C, 3, 3) filters, up to rounding."""
+        filters = self.filters.to_dense() if self.packed else self.filters
+        inverse = torch.linalg.pinv(torch.from_numpy(transforms(self.m)[1]))
+        places = filters.double().reshape(self.m + 2, self.m + 2, self.out_channels, -1)
+        weight = torch.einsum("ix,jy,xykc->kcij", inverse, inverse, places)
+        return weight.to(filters.dtype)
+
+    def forward(self, x: Tensor, *, relu: bool = False) -> Tensor:
+        """(N, C, H, W) -> (N, K, H, W), channels innermost.
+
+        Args:
+            relu: apply it to the result.
+        """
         count, channels, height, width = x.shape
         m, side = self.m, self.m + 2
         rows, columns = -(-height // m), -(-width // m)
         padded = F.pad(
             x.permute(0, 2, 3, 1),
             (0, 0, 1, columns * m + 1 - width, 1, rows * m + 1 - height),
-        )
+        ).contiguous()
         image, row, column, _ = padded.stride()
-        # (side, side, image, row of tiles, column of tiles, channel)
+        # (image, row of tiles, column of tiles, side, side, channel)
         inputs = padded.as_strided(
-            (side, side, count, rows, columns, channels),
-            (row, column, image, m * row, m * column, 1),
+            (count, rows, columns, side, side, channels),
+            (image, m * row, m * column, row, column, 1),
         )
         whole = x.new_empty(count, rows * m, columns * m, self.out_channels)
-        outputs = whole.view(count, rows, m, columns, m, self.out_channels).permute(
-            2, 4, 0, 1, 3, 5
-        )
-        if count > 1:
-            dim, step = 2, max(1, _TILES // (rows * columns))
+        outputs = whole.view(count, rows, m, columns, m, self.out_channels)
+        outputs = outputs.permute(0, 1, 3, 2, 4, 5)
+        # pieces of whole images, or of rows of one
+        if count != 1:
+            dim, step = 0, max(1, _TILES // (rows * columns))
         else:
-            dim, step = 3, max(1, _TILES // columns)
+            dim, step = 1, max(1, _TILES // columns)
         for first in range(0, inputs.shape[dim], step):
             size = min(step, inputs.shape[dim] - first)
-            self._tiles(inputs.narrow(dim, first, size), outputs.narrow(dim, first, size))
+            found = self._tiles(inputs.narrow(dim, first, size))
+            target = outputs.narrow(dim, first, size)
+            if relu:
+                torch.clamp_min(found.view(target.shape), 0, out=target)
+            else:
+                target.copy_(found.view(target.shape))
         return whole[:, :height, :width].permute(0, 3, 1, 2)
 
-    def _tiles(self, inputs: Tensor, outputs: Tensor) -> None:
-        places, channels = (self.m + 2) ** 2, inputs.shape[-1]
-        changed = self.to_input.mm(inputs.reshape(places, -1)).view(places, -1, channels)
-        products = torch.bmm(changed, self.filters)
-        if self.bias is not None:
-            products[self.everywhere] += self.bias
-        result = self.to_output.mm(products.view(places, -1)).view(outputs.shape)
-        if self.relu:
-            torch.clamp_min(result, 0, out=outputs)
-        else:
-            outputs.copy_(result)
+    def _tiles(self, inputs: Tensor) -> Tensor:
+        """(..., m + 2, m + 2, C) inputs -> (T, m m, K) outputs of T tiles."""
+        changed = torch.matmul(self.to_input, inputs.reshape(-1, self.places, self.in_channels))
+        products = self._products(changed.flatten(1).T[None, :, :, None])
+        products = products[0, :, :, 0].T.unflatten(1, (self.places, self.out_channels))
+        return torch.matmul(self.to_output, products)
+
+    def _products(self, changed: Tensor) -> Tensor:
+        """(1, places C, T, 1) -> (1, places K, T, 1), channels innermost."""
+        if not self.packed:
+            return F.conv2d(changed, self.filters, self.bias, groups=self.places)
+        return torch.ops.mkldnn._convolution_pointwise(
+            changed, self.filters, self.bias, (0, 0), (1, 1), (1, 1), self.places, "none", [], ""
+        )

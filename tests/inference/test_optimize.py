@@ -13,7 +13,7 @@ from torch import nn
 from deepfuse_d2.engine.inference import UnpastedMasks
 from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.inference import optimize_for_inference
-from deepfuse_d2.inference.convolution import InferenceConv2d
+from deepfuse_d2.inference.convolution import InferenceConv2d, can_pack
 
 
 def assert_same_detections(found, expected):
@@ -201,3 +201,16 @@ def test_a_packed_convolution_equals_the_plain_one(activation, bias):
         torch.testing.assert_close(fast(x), conv(x), rtol=1e-5, atol=1e-5)
         assert fast(x[:0]).shape == conv(x[:0]).shape
         assert torch.equal(fast.weight, conv.weight)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="torch without oneDNN")
+def test_1x1_filters_are_laid_out_for_a_few_sizes_of_maps_and_stay_right():
+    conv = Conv2d(24, 40, 1, bias=True)
+    fast = InferenceConv2d(conv, dtype=torch.float32, pack=True)
+    for side in (2, 4, 8, 16, 32, 4, 3):
+        x = torch.randn(1, 24, side, side)
+        torch.testing.assert_close(fast(x), conv(x), rtol=1e-5, atol=1e-5)
+    assert next(iter(fast.packed)) == 0
+    assert len(fast.packed) == 4
+    torch.testing.assert_close(fast.weight, conv.weight)

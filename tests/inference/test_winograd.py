@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.layers import Conv2d
 
 from deepfuse_d2.inference import winograd
+from deepfuse_d2.inference.convolution import InferenceConv2d, can_pack
 from deepfuse_d2.inference.winograd import POINTS, WinogradConv2d, transforms
 
 
@@ -29,24 +31,91 @@ def test_all_sizes_and_pieces_equal_the_direct_sum_in_float64(m, relu, bias, mon
     monkeypatch.setattr(winograd, "_TILES", 5)
     weight = torch.randn(6, 4, 3, 3, dtype=torch.float64)
     shift = torch.randn(6, dtype=torch.float64) if bias else None
-    conv = WinogradConv2d(weight, shift, relu=relu, m=m)
+    conv = WinogradConv2d(weight, shift, m=m, pack=False)
+    torch.testing.assert_close(conv.weight, weight)
     for shape in ((1, 4, 9, 14), (3, 4, 14, 14), (2, 4, 1, 2), (1, 4, 40, 3), (0, 4, 14, 14)):
         x = torch.randn(shape, dtype=torch.float64)
+        before = x.clone()
         expected = F.conv2d(x, weight, shift, padding=1)
         expected = expected.relu() if relu else expected
         for given in (x, x.contiguous(memory_format=torch.channels_last)):
-            torch.testing.assert_close(conv(given), expected, rtol=1e-9, atol=1e-9)
+            found = conv(given, relu=relu)
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+            assert not found.numel() or found.permute(0, 2, 3, 1)[:1].stride(-1) == 1
+        assert torch.equal(x, before)
+
+
+@pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="torch without oneDNN")
+@pytest.mark.parametrize("tiles", [7, 128])
+def test_packed_filters_give_the_same_at_any_size(tiles, monkeypatch):
+    monkeypatch.setattr(winograd, "_TILES", tiles)
+    weight, bias = torch.randn(40, 24, 3, 3) / 15, torch.randn(40)
+    packed, plain = (WinogradConv2d(weight, bias, pack=pack) for pack in (True, False))
+    torch.testing.assert_close(packed.weight, weight, rtol=1e-5, atol=1e-5)
+    for shape in ((1, 24, 9, 37), (5, 24, 14, 14), (1, 24, 3, 3), (0, 24, 14, 14)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(packed(x), plain(x), rtol=1e-4, atol=1e-4)
 
 
 def test_in_float32_the_points_keep_the_error_small(monkeypatch):
-    weight = torch.randn(128, 128, 3, 3) / 34
+    weight, bias = torch.randn(128, 128, 3, 3) / 34, torch.randn(128)
     x = torch.randn(1, 128, 16, 16).relu()
-    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
 
     def error():
-        return (WinogradConv2d(weight, None, relu=False)(x) - exact).abs().max() / exact.std()
+        found = WinogradConv2d(weight, bias, pack=False)(x)
+        return (found - exact).abs().max() / exact.std()
 
     ours = error()
-    assert ours < 3e-5
+    assert ours < 2e-5
     monkeypatch.setitem(POINTS, 4, (0, 1, -1, 2, -2))
     assert error() > 1.5 * ours
+
+
+def test_the_transforms_of_the_data_are_exact_in_float32():
+    for matrix in (transforms(4)[0], transforms(4)[2]):
+        products = np.kron(matrix, matrix)
+        assert np.array_equal(products, products.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("changed", "dtype", "fits"),
+    [
+        ({}, torch.float32, True),
+        ({"in_channels": 256}, torch.float32, True),
+        ({}, torch.bfloat16, False),
+        ({"stride": 2}, torch.float32, False),
+        ({"dilation": 2, "padding": 2}, torch.float32, False),
+        ({"padding": 0}, torch.float32, False),
+        ({"kernel_size": 1}, torch.float32, False),
+        ({"groups": 2}, torch.float32, False),
+        ({"out_channels": 64}, torch.float32, False),
+        ({"in_channels": 512}, torch.float32, False),
+    ],
+)
+def test_it_takes_the_place_of_wide_plain_3x3_convolutions_only(changed, dtype, fits):
+    arguments = {"in_channels": 128, "out_channels": 128, "kernel_size": 3, "padding": 1}
+    conv = Conv2d(**{**arguments, **changed})
+    assert WinogradConv2d.fits(conv, dtype) is fits
+    fast = InferenceConv2d(conv, dtype=dtype, pack=can_pack(torch.device("cpu")), winograd=True)
+    assert (fast.winograd is not None) is (fits and can_pack(torch.device("cpu")))
+    # a GPU, the compiler and export do without packed filters
+    assert InferenceConv2d(conv, dtype=dtype, pack=False, winograd=True).winograd is None
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="torch without oneDNN")
+@pytest.mark.parametrize("activation", [None, F.relu, torch.tanh])
+def test_an_inference_convolution_by_tiles_equals_the_direct_one(activation):
+    conv = Conv2d(128, 128, 3, padding=1, activation=activation)
+    fast = InferenceConv2d(conv, dtype=torch.float32, pack=True, winograd=True)
+    assert fast.winograd is not None
+    torch.testing.assert_close(fast.weight, conv.weight, rtol=1e-5, atol=1e-5)
+    for shape in ((1, 128, 7, 10), (2, 128, 4, 4), (0, 128, 4, 4)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(fast(x), conv(x), rtol=1e-4, atol=1e-5)
+    if activation is None:
+        other = torch.randn(2, 128, 4, 4)
+        x = torch.randn(2, 128, 4, 4)
+        expected = (conv(x) + other).relu()
+        torch.testing.assert_close(fast.add_relu(x, other), expected, rtol=1e-4, atol=1e-5)
