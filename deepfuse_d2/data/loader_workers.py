@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -22,6 +23,10 @@ _REASONS = {
     signal.SIGSEGV: "a library crashed while it read or changed an image; look at the images named "
     "here",
 }
+
+
+# Seconds in which a process that the system is ending has ended.
+_DYING = 2.0
 
 
 def start_worker(worker: int) -> None:
@@ -53,6 +58,9 @@ def wait_for_the_step() -> None:
 
 def explain_dead_workers(workers: Sequence[BaseProcess], samples: SeededSamples) -> str | None:
     """Return who died of what, at which images and what to do; None if none of them died."""
+    # A connection breaks before the process behind it counts as dead.
+    if workers:
+        wait([worker.sentinel for worker in workers], timeout=_DYING)
     dead = {i: worker for i, worker in enumerate(workers) if worker.exitcode}
     if not dead:
         return None

@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -83,7 +84,7 @@ class TrainLoader:
                     self._note_damage(batch)
                     self._place = places.popleft()
                     yield batch
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
                 why = explain_dead_workers(getattr(prepared, "_workers", ()), samples)
                 if why is None:
                     raise

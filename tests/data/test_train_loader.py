@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from itertools import islice
 
@@ -302,6 +303,59 @@ def test_workers_that_died_are_explained_and_their_work_is_taken_up(caplog):
     assert "1 of 2 data-loader workers died (pid" in message
     assert "SIGKILL, as a rule the kernel's out-of-memory killer" in message
     assert ".png" in message
+
+
+def mapper_to_tensors(record):
+    return {**mapper(record), "image": torch.full((3, 4, 4), float(record["number"]))}
+
+
+def test_batches_that_a_worker_left_behind_are_made_again(caplog):
+    whole = take(loader(mapper=mapper_to_tensors), 12)
+    iterator = iter(loader(2, mapper=mapper_to_tensors))
+    found = [next(iterator)]
+    # their tensors are still with the workers: they are fetched when a batch is taken out
+    time.sleep(0.5)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGKILL)
+    found += [next(iterator) for _ in range(11)]
+    for one, other in zip(found, whole, strict=True):
+        for sample, expected in zip(one, other, strict=True):
+            assert torch.equal(sample.pop("image"), expected.pop("image"))
+            assert sample == expected
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "data-loader workers died (pid" in message
+
+
+class BreaksOnce:
+    """An iterator whose worker is about to die, and whose connection to it is already gone."""
+
+    def __init__(self, iterator, after):
+        self.iterator, self.left = iterator, after
+        self._workers = iterator._workers
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.left -= 1
+        if self.left == 0:
+            threading.Timer(0.2, os.kill, (self._workers[0].pid, signal.SIGKILL)).start()
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return next(self.iterator)
+
+
+def test_a_connection_that_breaks_as_its_worker_dies_is_a_death(monkeypatch, caplog):
+    whole = take(loader(), 12)
+    make, made = TrainLoader._loader, []
+
+    def breaking(self, *args):
+        made.append(iter(make(self, *args)))
+        return BreaksOnce(made[-1], 3) if len(made) == 1 else made[-1]
+
+    monkeypatch.setattr(TrainLoader, "_loader", breaking)
+    assert take(loader(2), 12) == whole
+    assert len(made) == 2
+    assert "1 of 2 data-loader workers died (pid" in caplog.text
 
 
 def test_workers_that_die_again_and_again_end_the_training():
