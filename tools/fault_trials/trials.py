@@ -1,6 +1,7 @@
 """One function a fault: lets it happen, resumes, and says what happened and what is lost."""
 
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -36,26 +37,27 @@ class Outcome:
 def kill_at_random(training: FaultyTraining, output: Path, kills: int) -> Outcome:
     """SIGKILL at moments drawn uniformly over the time that the undisturbed training takes."""
     generator = random.Random(0)
-    begun, done = [], 0
-    while done < kills:
-        # each time from where it is, and, once at its end, from the start again
-        if (output / "model_final.pth").exists():
-            lost = training.differences(output)
-            if lost:
-                return Outcome(f"after {done} kills", lost)
-            output = output.with_name(f"{output.name}_again")
-        before = _iterations(output)
+    done, trainings, lost = 0, 0, []
+    while done < kills or (output / "log.txt").exists():
+        # each time from where it is; one that has come to its end is looked at, and begun again
         with training.started(output) as process:
-            time.sleep(generator.uniform(0.0, 0.7 * training.seconds))
-            if process.is_alive():
-                process.kill()
+            if done < kills:
+                process.join(generator.uniform(0.0, 0.7 * training.seconds))
+            else:
                 process.join()
-                done += 1
-                begun.append(max(_iterations(output), default=-1) - max(before, default=-1))
-    code = training.run(output)
-    files = len(list(output.glob("*.tmp")))
-    lost = training.differences(output) + (["exit code"] if code else []) + ["a rest"] * files
-    return Outcome(f"{kills} times killed and started again with `--resume`", lost)
+            code = process.exitcode
+        if code is None:
+            done += 1
+            continue
+        trainings += 1
+        lost += training.differences(output) + (["exit code"] if code else [])
+        lost += ["a rest" for _ in output.glob("*.tmp")]
+        if lost:
+            return Outcome(f"after {done} kills", lost)
+        output = output.with_name(f"{output.name}_again")
+    return Outcome(
+        f"{kills} times killed and started again with `--resume`, over {trainings} trainings", lost
+    )
 
 
 def kill_in_write(training: FaultyTraining, output: Path, kills: int) -> Outcome:
@@ -109,7 +111,7 @@ def truncated_checkpoint(training: FaultyTraining, output: Path, kills: int) -> 
 def not_finite_stop(training: FaultyTraining, output: Path, kills: int) -> Outcome:
     """A loss becomes NaN in one iteration."""
     code = training.run(output, hooks=[at_iteration(11, _poison)])
-    message = _message(output, "Iteration 11: ")
+    message = _with_images(output, "Iteration 11: ")
     kept = sorted(path.name for path in (output / "faults").iterdir())
     again = training.run(output)
     lost = training.differences(output) + (["exit code"] if code != 2 or again else [])
@@ -122,7 +124,7 @@ def not_finite_skip(training: FaultyTraining, output: Path, kills: int) -> Outco
     code = training.run(output, "SOLVER.SAFETY.NONFINITE", "skip", hooks=hooks)
     state = torch.load(output / "model_final.pth", weights_only=True)["model"]
     broken = [name for name, value in state.items() if not value.isfinite().all()]
-    message = _message(output, "Iteration 11: ")
+    message = _with_images(output, "Iteration 11: ")
     return Outcome(
         f'"{message}" went on to the end without that one update',
         broken + (["exit code"] if code else []),
@@ -139,8 +141,8 @@ def damaged_image(training: FaultyTraining, output: Path, kills: int) -> Outcome
     finally:
         path.write_bytes(content)
     message = _message(output, "cannot be read").replace(str(path.parent), "...")
-    rows = len(set(_iterations(output)))
-    lost = [] if code == 0 and rows == training.last_iteration + 1 else ["iterations"]
+    told = set(_iterations(output))
+    lost = [] if code == 0 and told >= set(range(training.last_iteration + 1)) else ["iterations"]
     return Outcome(f'"{message}"', lost)
 
 
@@ -224,13 +226,14 @@ def _crash(hook) -> None:
 
 
 def _poison(hook) -> None:
-    """One batch whose features are NaN."""
+    """One batch whose masks are NaN."""
 
     def spoil(module, args, output):
         handle.remove()
-        return {name: value * float("nan") for name, value in output.items()}
+        return output * float("nan")
 
-    handle = hook.trainer.model.backbone.register_forward_hook(spoil)
+    predictor = hook.trainer.model.roi_heads.mask_head.predictor
+    handle = predictor.register_forward_hook(spoil)
 
 
 def _message(output: Path, words: str) -> str:
@@ -238,6 +241,15 @@ def _message(output: Path, words: str) -> str:
     lines = (output / "log.txt").read_text().splitlines()
     line = next((x for x in lines if words in x), "nothing was said")
     return re.sub(r"^.*?(ERROR|WARNING)\S* \S+?: |^train_net.py: |^\S*Error: ", "", line).strip()
+
+
+def _with_images(output: Path, words: str) -> str:
+    """The same, with the names of the files in the lines behind it."""
+    lines = (output / "log.txt").read_text().splitlines()
+    begin = next((i for i, line in enumerate(lines) if words in line), len(lines)) + 1
+    listed = itertools.takewhile(lambda line: line.startswith("  /"), lines[begin:])
+    names = [Path(line.split(",")[0].strip()).name for line in listed]
+    return f"{_message(output, words)} {', '.join(names)}"
 
 
 def _iterations(output: Path) -> list[int]:
@@ -256,10 +268,9 @@ def _small_disk(output: Path) -> Iterator[tuple[str, Callable[[], None], Callabl
         filler = output / "filler"
 
         def fill():
-            with open(filler, "wb") as file, contextlib.suppress(OSError):
+            with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
                 while True:
-                    file.write(b"\0" * 4096)
-                    file.flush()
+                    file.write(b"\0" * 2**16)
             # the log and the metrics still have room
             os.truncate(filler, filler.stat().st_size - 2**18)
 
