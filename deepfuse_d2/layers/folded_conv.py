@@ -2,7 +2,6 @@
 
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor
-from torch.nn import functional as F
 
 __all__ = ["FoldedConv2d", "can_fold"]
 
@@ -25,7 +24,7 @@ class FoldedConv2d(Conv2d):
         if self.bias is not None:
             shift = shift + self.bias * scale
         weight = self.weight * scale[:, None, None, None]
-        x = F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+        x = self._conv_forward(x, weight, shift)
         return x if self.activation is None else self.activation(x)
 
 
