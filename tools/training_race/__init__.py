@@ -1,0 +1,1 @@
+"""Stock detectron2's trainer beside ours, for tools/benchmark_training.py."""
