@@ -68,8 +68,9 @@ def add_deepfuse_config(cfg: CN) -> None:
     # A stage of C channels is fused on C / BACKBONE_REDUCTION channels; must divide.
     cfg.MODEL.DEEPFUSE.BACKBONE_REDUCTION = 4
 
-    # Stages of a backbone of ours whose activations are computed again in backward instead of being
-    # kept: less memory, a third more time. Any of its stage names, e.g. ["res3", "res4"], or none.
+    # Stages of a backbone (ours, or detectron2's ResNet or RegNet) whose activations are computed
+    # again in backward instead of being kept: less memory, a third more time. Any of its stage
+    # names, e.g. ["res3", "res4"], or none.
     cfg.MODEL.BACKBONE.CHECKPOINT_STAGES = []
 
     # build_res2net_backbone; MODEL.RESNETS says the rest: DEPTH (26, 50, 101, 152), NUM_GROUPS,

@@ -36,6 +36,7 @@ from .inference import for_evaluator
 from .optimizer import build_optimizer
 from .resume import ResumableTrainer
 from .schedule import build_lr_scheduler
+from .stage_checkpointing import checkpoint_stages
 from .steps import build_step_trainer
 from .threads import set_threads
 from .writers import build_writers
@@ -146,6 +147,7 @@ class Trainer(ResumableTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = local_norms_on_cpu(build_model(cfg), cfg.MODEL.DEVICE)
+        model = checkpoint_stages(cfg, model)
         if cfg.MODEL.FAST_KERNELS:
             model = use_fast_kernels(model)
         if cfg.MODEL.CHANNELS_LAST:

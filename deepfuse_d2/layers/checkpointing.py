@@ -1,7 +1,7 @@
 """Activation checkpointing (arXiv 1604.06174): compute a stage twice rather than remember it."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from torch import Tensor, is_grad_enabled, nn
 from torch.utils.checkpoint import checkpoint
@@ -9,16 +9,25 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["check_checkpoint_stages", "run_stage"]
 
 
-def run_stage(stage: nn.Module, *inputs: Tensor, checkpointed: bool) -> Tensor:
+def run_stage(
+    stage: nn.Module,
+    *inputs: Tensor,
+    checkpointed: bool,
+    call: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """``stage(*inputs)``; with `checkpointed`, what it remembers for backward is its input alone.
 
     Outputs, gradients and running statistics are those of the plain call. Only training is
     checkpointed: evaluation, tracing and export always take the plain call.
+
+    Args:
+        call: what computes the stage, if not its own call.
     """
+    call = stage if call is None else call
     if not (checkpointed and stage.training and is_grad_enabled()):
-        return stage(*inputs)
+        return call(*inputs)
     return checkpoint(
-        stage,
+        call,
         *inputs,
         use_reentrant=False,
         context_fn=lambda: (contextlib.nullcontext(), _statistics_untouched(stage)),

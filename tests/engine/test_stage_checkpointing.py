@@ -1,0 +1,70 @@
+"""Stages of detectron2's own networks that are computed twice: same numbers, less memory."""
+
+import pytest
+import torch
+
+from deepfuse_d2.engine import Trainer, load_config
+from deepfuse_d2.engine.stage_checkpointing import CheckpointedStage
+from deepfuse_d2.errors import ConfigError
+
+
+def build(repository, tiny_opts, name, *overrides):
+    config = str(repository / "configs/MiniCity" / name)
+    torch.manual_seed(0)
+    return Trainer.build_model(load_config(config, [*tiny_opts, *overrides])).train().double()
+
+
+def learn(model, x):
+    """Features, gradients, statistics after two passes, and bytes remembered for backward."""
+    kept = []
+
+    def note(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        features = model.backbone(x)
+    sum(f.square().mean() for f in features.values()).backward()
+    gradients = {n: p.grad for n, p in model.backbone.named_parameters() if p.grad is not None}
+    return features, gradients, dict(model.backbone.named_buffers()), sum(kept)
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+def test_features_gradients_and_statistics_stay_and_less_is_remembered(repository, tiny_opts, norm):
+    name = "mask_rcnn_R_18_FPN_quick.yaml"
+    norm = ("MODEL.RESNETS.NORM", norm)
+    plain = build(repository, tiny_opts, name, *norm)
+    stages = ("MODEL.BACKBONE.CHECKPOINT_STAGES", "['res2', 'res4']")
+    saving = build(repository, tiny_opts, name, *norm, *stages)
+    kinds = {n: type(m) is CheckpointedStage for n, m in saving.backbone.bottom_up.named_children()}
+    assert [name for name, is_checkpointed in kinds.items() if is_checkpointed] == ["res2", "res4"]
+    assert list(saving.state_dict()) == list(plain.state_dict())
+    saving.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    *expected, usual = learn(plain, x)
+    *found, less = learn(saving, x)
+    assert less < 0.8 * usual
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            torch.testing.assert_close(ours[key], value, msg=key)
+
+
+def test_networks_of_ours_do_it_themselves(repository, tiny_opts):
+    opts = ("MODEL.BACKBONE.CHECKPOINT_STAGES", "['res3']")
+    name = "mask_rcnn_Res2Net_26_FPN_quick.yaml"
+    model = build(repository, tiny_opts, name, *opts)
+    assert not any(isinstance(m, CheckpointedStage) for m in model.modules())
+    assert model.backbone.bottom_up.checkpoint_stages == ("res3",)
+
+
+def test_a_stage_that_is_not_there_is_answered_with_those_that_are(repository, tiny_opts):
+    opts = ("MODEL.BACKBONE.CHECKPOINT_STAGES", "['res9']")
+    message = r"names \['res9'\], which ResNet does not have.*\['res2', 'res3', 'res4', 'res5'\]"
+    with pytest.raises(ConfigError, match=message):
+        build(repository, tiny_opts, "mask_rcnn_R_18_FPN_quick.yaml", *opts)
+
+
+def test_without_the_key_nothing_changes(repository, tiny_opts):
+    model = build(repository, tiny_opts, "mask_rcnn_R_18_FPN_quick.yaml")
+    assert not any(isinstance(m, CheckpointedStage) for m in model.modules())
