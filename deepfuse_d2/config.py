@@ -297,6 +297,9 @@ def add_deepfuse_config(cfg: CN) -> None:
     # Threads of a training process on a CPU; 0 chooses by cores, processes and loader workers, or
     # leaves what OMP_NUM_THREADS says.
     cfg.SOLVER.CPU_THREADS = 0
+    # On a CPU, keep the memory that a step has freed for the next one (with glibc). False gives it
+    # back to the system at once, for machines that many share.
+    cfg.SOLVER.CPU_KEEP_MEMORY = True
 
     # A moving average of the weights beside those that are trained. It is in every checkpoint, and
     # at the end by itself in model_ema.pth.

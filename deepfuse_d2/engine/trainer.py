@@ -27,6 +27,7 @@ from ..data.train_loader import TrainLoader, build_train_loader
 from ..evaluation.files import write_json
 from .checkpoints import resumable_hooks
 from .compile import compile_by_config
+from .cpu_memory import keep_memory
 from .distributed import distribute, local_norms_on_cpu
 from .ema import build_average
 from .evaluators import build_evaluator
@@ -74,6 +75,7 @@ class Trainer(ResumableTrainer):
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         set_threads(cfg)
+        keep_memory(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
