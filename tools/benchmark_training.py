@@ -1,33 +1,37 @@
 #!/usr/bin/env python3
 """Time a training iteration of stock detectron2 and of ours, interleaved in one run.
 
-    python tools/benchmark_training.py                # seconds an iteration
-    python tools/benchmark_training.py --memory       # peaks, each in a process of its own
+    python tools/benchmark_training.py                # seconds an iteration, and peak memory
     python tools/benchmark_training.py --curves       # losses of both over 200 iterations
 
 Stock is detectron2's DefaultTrainer as it comes: its mapper, its network with its FPN, its SGD,
 float32. Ours is our Trainer, with channels innermost. An iteration is all of it: reading the batch
 (in the same process), forward, backward, update. Mask R-CNN R-50-FPN, MiniCity in Cityscapes'
 layout, the same images in the same order, the same weights (random, with norms frozen at what the
-images give: stand_in_weights.py), the same random numbers for the choice of regions. Every round
-runs every contestant once; printed are medians, and medians of ratios within a round.
+images give: stand_in_weights.py), the same random numbers for the choice of regions. Each
+contestant has a process of its own, and one of them works at a time. Every round runs every
+contestant once; printed are medians, and medians of ratios within a round.
 
 --curves trains a small network on small images (training_race/curves.py), several seeds each, and
 says whether the curves of the two lie closer together than those of single seeds.
 """
 
 import argparse
+import contextlib
 import logging
 import multiprocessing
 import sys
 import tempfile
 import warnings
+from collections import Counter
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from detectron2.utils.events import EventStorage
 from interleaved import run_rounds, summarize
-from stand_in_weights import copy_fitting, stand_in_weights
+from stand_in_weights import stand_in_weights
 from tabulate import tabulate
 from training_race.contestants import Contestant, Kind, by_device
 from training_race.curves import add_arguments, compare_curves
@@ -48,7 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=512, help="of them; twice as wide")
     parser.add_argument("--frames", type=int, default=4, help="of MiniCity that are drawn")
     parser.add_argument("--only", metavar="WORDS", help="contestants with these words in the name")
-    parser.add_argument("--memory", action="store_true", help="measure memory in place of time")
     parser.add_argument("--curves", action="store_true", help="compare losses in place of time")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for all contestants")
     add_arguments(parser)
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0 if compare_curves(Path(folder), args) else 1
         size = {"width": 2 * args.height, "height": args.height}
         generate_minicity(folder, num_train=args.frames, num_val=1, **size)
-        print((report_memory if args.memory else report_times)(folder, args))
+        print(report(folder, args))
     return 0
 
 
@@ -70,64 +73,60 @@ def kinds(args: argparse.Namespace) -> list[Kind]:
     return [kind for kind in found if not args.only or args.only in kind.name or kind is found[0]]
 
 
-def report_times(folder: str, args: argparse.Namespace) -> str:
-    contestants = {}
+def report(folder: str, args: argparse.Namespace) -> str:
+    context = multiprocessing.get_context("spawn")
+    lines = {}
     for kind in kinds(args):
-        contestants[kind.name] = build(kind, folder, args, next(iter(contestants.values()), None))
-    first = next(iter(contestants.values()))
+        lines[kind.name], other = context.Pipe()
+        context.Process(target=serve, args=(kind, folder, args, other), daemon=True).start()
+        other.close()
+        lines[kind.name].recv()  # it is ready
 
-    def step(contestant: Contestant) -> float:
-        with EventStorage():
-            seconds = contestant.step()
-        # whoever comes first in a round reads other images than in the round before
-        of_step.setdefault(contestant.steps, contestant.images.last)
-        assert contestant.images.last == of_step[contestant.steps], "not the same images"
+    files: dict[int, tuple[str, ...]] = {}
+    peaks: dict[str, int] = {}
+    steps = Counter()
+
+    def step(name: str) -> float:
+        lines[name].send("step")
+        seconds, read, peaks[name] = lines[name].recv()
+        steps[name] += 1
+        assert read == files.setdefault(steps[name], read), "not the same images"
         return seconds
 
-    of_step: dict[int, tuple[str, ...]] = {}
-    runs = {name: (lambda c=c: step(c)) for name, c in contestants.items()}
-    seconds = run_rounds(runs, args.rounds, "Rounds")
-    stock = seconds[first.kind.name]
+    seconds = run_rounds({name: partial(step, name) for name in lines}, args.rounds, "Rounds")
+    stock = next(iter(seconds.values()))
     rows = []
     for name, values in seconds.items():
         median, ratio = summarize(values, stock)
-        rows.append([name, median, args.batch / median, 1 / ratio])
-    headers = ["", "s an iteration", "images/s", "times as fast"]
+        rows.append([name, median, args.batch / median, 1 / ratio, peaks[name] / 2**30])
+    headers = ["", "s an iteration", "images/s", "times as fast", "peak memory, GiB"]
     table = tabulate(rows, headers, tablefmt="github", floatfmt=".2f")
-    return f"\n{conditions(args)}, {args.rounds} rounds\n\n{table}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return (
+        f"\nMask R-CNN R-50, {args.height} x {2 * args.height}, batch {args.batch}, {device}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {args.rounds} rounds\n\n"
+        + table
+    )
 
 
-def report_memory(folder: str, args: argparse.Namespace) -> str:
-    context = multiprocessing.get_context("spawn")
-    rows = []
-    for kind in kinds(args):
-        with context.Pool(1) as pool:
-            rows.append([kind.name, pool.apply(peak_of, (kind, folder, args)) / 2**30])
-    headers = ["", "peak memory, GiB"]
-    table = tabulate(rows, headers, tablefmt="github", floatfmt=".2f")
-    what = "of the GPU" if torch.cuda.is_available() else "of the process"
-    return f"\n{conditions(args)}, peak {what} over two iterations\n\n{table}"
-
-
-def peak_of(kind: Kind, folder: str, args: argparse.Namespace) -> int:
-    """Bytes that a process of this kind alone has held at most."""
+def serve(kind: Kind, folder: str, args: argparse.Namespace, line: Connection) -> None:
+    """Build a contestant and do a step whenever asked; answers seconds, files and peak memory."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     contestant = build(kind, folder, args)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with EventStorage():
-        contestant.step()
-        contestant.step()
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return peak_process_memory()
+    line.send("ready")
+    with contextlib.suppress(EOFError), EventStorage():
+        while line.recv():
+            seconds = contestant.step()
+            on_gpu = torch.cuda.is_available()
+            peak = torch.cuda.max_memory_allocated() if on_gpu else peak_process_memory()
+            line.send((seconds, contestant.images.last, peak))
 
 
-def build(
-    kind: Kind, folder: str, args: argparse.Namespace, first: Contestant | None = None
-) -> Contestant:
-    """A contestant with stand-in weights, those of `first` where they fit."""
+def build(kind: Kind, folder: str, args: argparse.Namespace) -> Contestant:
+    """A contestant with stand-in weights, those of the first where they fit."""
     extra = {"NAME": "race", "FORMAT": "cityscapes_instances", "ROOT": str(folder)}
     keys = {
         "MODEL.WEIGHTS": "",
@@ -145,20 +144,16 @@ def build(
         **dict(zip(args.opts[::2], args.opts[1::2], strict=True)),
     }
     contestant = Contestant(kind, CONFIG, keys)
-    if first is not None:
-        copy_fitting(first.model, contestant.model)
+    weights = Path(folder, "weights.pth")
+    if weights.exists():
+        wanted, state = contestant.model.state_dict(), torch.load(weights, weights_only=True)
+        fitting = {n: x for n, x in state.items() if n in wanted and x.shape == wanted[n].shape}
+        contestant.model.load_state_dict(fitting, strict=False)
     else:
         batch = next(iter(contestant.trainer.build_train_loader(contestant.trainer.cfg)))
         stand_in_weights(contestant.model, batch)
+        torch.save(contestant.model.state_dict(), weights)
     return contestant
-
-
-def conditions(args: argparse.Namespace) -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return (
-        f"Mask R-CNN R-50, {args.height} x {2 * args.height}, batch {args.batch}, {device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
 
 
 if __name__ == "__main__":
