@@ -5,12 +5,11 @@ The page itself, :mod:`.page`, needs the extra `demo` and is imported by the com
 
 from .comparison import Comparison, compare
 from .models import DemoModel, TrainedModel, find_models
-from .pictures import PictureError, decode
+from .pictures import decode
 
 __all__ = [
     "Comparison",
     "DemoModel",
-    "PictureError",
     "TrainedModel",
     "compare",
     "decode",

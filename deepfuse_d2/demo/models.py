@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.structures import Instances
 
-from ..engine import SafePredictor, check_config, load_config
-from ..engine.inference import UnpastedMasks
+from ..engine import load_config
+from ..engine.inference import scale_unpasted
 from ..errors import ConfigError
-from ..evaluation.label_maps import best_class
-from ..inference.optimize import optimize_for_inference
+from ..inference import Predictor
+from ..inference.results import labels_of_logits
 
 __all__ = ["DemoModel", "TrainedModel", "find_models"]
 
@@ -49,26 +49,18 @@ def find_models(folder: str | os.PathLike) -> list[TrainedModel]:
     return models
 
 
-class DemoModel:
-    """A trained model that takes one picture at a time and returns what is small enough to keep.
+class DemoModel(Predictor):
+    """A predictor that returns all that a model gives, in forms that are small enough to keep.
+
+    What it returns is a dict of "instances": detectron2's, at the size of the picture, best first,
+    masks unpasted or as RLE (a hundred masks of a large picture are hundreds of megabytes); and
+    "labels": (H, W) class of each pixel. What the model does not give is missing.
 
     Example:
         >>> model = DemoModel.load(find_models("output")[0])
-        >>> found = model(cv2.imread("street.png"))
+        >>> found = model("street.png")
         >>> found["instances"].scores
     """
-
-    def __init__(self, predictor: SafePredictor, metadata: Metadata):
-        """
-        Args:
-            predictor: detectron2's DefaultPredictor, ours, or another with a `model`.
-            metadata: of the data set whose classes the model knows.
-        """
-        self._predictor = predictor
-        self.metadata = metadata
-        if UnpastedMasks.fits(predictor.model):
-            # a hundred masks of a large picture are hundreds of megabytes
-            predictor.model = UnpastedMasks(predictor.model)
 
     @classmethod
     def load(cls, model: TrainedModel, opts: Sequence[str] = ()) -> DemoModel:
@@ -83,41 +75,30 @@ class DemoModel:
         """
         # what it started from may be gone by now, and its weights overwrite it anyway
         cfg = load_config(str(model.config), [*opts, "MODEL.WEIGHTS", str(model.weights)])
-        check_config(cfg)
         if not cfg.DATASETS.TEST:
             raise ConfigError(
                 f"{model.config} names no data set in DATASETS.TEST, so the classes have no names; "
                 "give one, for example with DATASETS.TEST \"('minicity_fine_instance_seg_val',)\"."
             )
-        predictor = SafePredictor(cfg)
-        predictor.model = optimize_for_inference(predictor.model)
-        return cls(predictor, MetadataCatalog.get(cfg.DATASETS.TEST[0]))
+        return cls(cfg)
 
-    def __call__(self, image: np.ndarray) -> dict[str, Any]:
-        """What is in a picture, on the CPU.
-
-        Args:
-            image: (H, W, 3) uint8 BGR.
-
-        Returns:
-            "instances": detectron2's, at the size of the picture, best first, masks unpasted or as
-            RLE; "labels": (H, W) class of each pixel. What the model does not give is missing.
-        """
-        output = self._predictor(image)
+    def _convert(self, prepared: Any, raw: Any, output: str) -> dict[str, Any]:
+        """See :class:`.Predictor`; `raw` is what heads leave, or what the model returns."""
+        if isinstance(raw, Instances):
+            return {"instances": _small(scale_unpasted(raw, *prepared.size))}
         found = {}
-        if "instances" in output:
-            found["instances"] = _small(output["instances"].to("cpu"))
-        if "sem_seg" in output:
-            labels = output["sem_seg"].detach().cpu()
-            found["labels"] = best_class(labels)[0] if labels.ndim == 3 else labels.numpy()
+        if "instances" in raw:
+            found["instances"] = _small(raw["instances"])
+        if "sem_seg" in raw:
+            found["labels"] = labels_of_logits(raw["sem_seg"]).numpy()
         if not found:
             raise ConfigError(
-                f"this model gives {sorted(output)}; the demo shows instances and sem_seg."
+                f"this model gives {sorted(raw)}; the demo shows instances and sem_seg."
             )
         return found
 
 
-def _small(instances):
+def _small(instances: Instances) -> Instances:
     """Instances, best first, with RLE in place of masks of the size of the picture."""
     import pycocotools.mask
 

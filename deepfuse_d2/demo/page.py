@@ -26,7 +26,7 @@ from ..visualization import class_name, draw_difference, label_names
 from .comparison import compare
 from .drawing import overlay
 from .models import DemoModel, TrainedModel
-from .pictures import PictureError, decode, reduced
+from .pictures import decode, reduced
 
 __all__ = ["MOST_BYTES", "Gallery", "create_app", "serve"]
 
@@ -249,14 +249,14 @@ def _checked(asked: Any) -> tuple[str, list[int], float, set[str]]:
         token, numbers = str(asked["picture"]), [int(number) for number in asked["models"]]
         threshold, layers = float(asked["threshold"]), {str(x) for x in asked["layers"]}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise PictureError(
+        raise UserError(
             'A drawing needs "picture", "models" (one or two numbers), "threshold" and "layers" '
             '("instances", "semantics").'
         ) from error
     if not 1 <= len(numbers) <= 2:
-        raise PictureError(f"{len(numbers)} models were asked for; one or two can be shown.")
+        raise UserError(f"{len(numbers)} models were asked for; one or two can be shown.")
     if not 0 <= threshold <= 1:
-        raise PictureError(f"The threshold is {threshold}; give 0 to 1.")
+        raise UserError(f"The threshold is {threshold}; give 0 to 1.")
     return token, numbers, threshold, layers
 
 

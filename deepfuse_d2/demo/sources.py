@@ -13,15 +13,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..errors import UserError
-from .pictures import PictureError, decode
+from ..errors import ImageError, UserError
+from ..inference.reading import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
 
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Frame", "Source", "find_sources"]
+__all__ = ["Frame", "Source", "find_sources"]
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-VIDEO_SUFFIXES = (
-    ".avi", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm",
-)  # fmt: skip
 _FALLBACK_FPS = 25.0
 
 
@@ -96,8 +92,8 @@ class Source:
     def _images(self) -> Iterator[Frame]:
         for path, name in self._paths:
             try:
-                image = decode(path.read_bytes(), str(path))
-            except (PictureError, OSError) as error:
+                image = read_image(path)
+            except ImageError as error:
                 self.problems.append(str(error))
                 continue
             yield Frame(name, image, str(path))
@@ -139,7 +135,8 @@ def find_sources(inputs: Sequence[Path], cameras: Sequence[str] = ()) -> list[So
     if not sources:
         raise UserError(
             f"no images in {', '.join(map(str, inputs))}; an image ends in one of "
-            f"{', '.join(IMAGE_SUFFIXES)}, a video in one of {', '.join(VIDEO_SUFFIXES)}."
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}, a video in one of "
+            f"{', '.join(sorted(VIDEO_SUFFIXES))}."
         )
     return sources
 

@@ -14,14 +14,19 @@ from ..errors import ImageError
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "VIDEO_SUFFIXES", "find_images", "read_image", "video"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+VIDEO_SUFFIXES = frozenset({
+    ".avi", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm",
+})  # fmt: skip
 
 # Where Pillow refuses as well, by default: 13,377 x 13,377.
 MAX_PIXELS = 178_956_970
 
 
 def read_image(
-    source: str | os.PathLike | bytes | np.ndarray | Image.Image, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike | bytes | np.ndarray | Image.Image,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    name: str = "",
 ) -> np.ndarray:
     """Read an image upright, as (H, W, 3) uint8, blue first.
 
@@ -32,6 +37,7 @@ def read_image(
         source: file, the bytes of one, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) with
             blue first, or (H, W, 4), of uint8 or uint16.
         max_pixels: a larger image is refused, before it is decoded.
+        name: of a PIL image, or of bytes, in messages.
 
     Raises:
         ImageError: there is no image, or it is damaged, too large, or of a kind that cannot be
@@ -40,9 +46,9 @@ def read_image(
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
-        return _from_pillow(source, "the image", max_pixels)
+        return _from_pillow(source, name or "the image", max_pixels)
     if isinstance(source, (bytes, bytearray)):
-        name, content = f"the image ({len(source)} bytes)", bytes(source)
+        name, content = name or f"the image ({len(source)} bytes)", bytes(source)
     elif isinstance(source, (str, os.PathLike)):
         name, content = os.fspath(source), _content(Path(source))
     else:

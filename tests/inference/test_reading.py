@@ -87,6 +87,14 @@ def test_what_is_no_image_is_named(inputs, kind, message):
     assert isinstance(caught.value, UserError)
 
 
+def test_bytes_and_pil_images_can_be_given_a_name():
+    with pytest.raises(ImageError, match=r"^upload\.png is not an image"):
+        read_image(b"no image", name="upload.png")
+    image = Image.new("RGB", (8, 8))
+    with pytest.raises(ImageError, match=r"^upload\.png has 8 x 8 pixels"):
+        read_image(image, 63, name="upload.png")
+
+
 def test_max_pixels_refuses_from_the_header_and_can_be_raised(tmp_path):
     Image.new("L", (40, 30), 7).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"a\.png has 40 x 30 pixels\. At most 1,000"):

@@ -76,7 +76,7 @@ def test_demo_names_an_unreadable_image_and_draws_the_others(run, tmp_path, tiny
     done = run("demo", "--input", tmp_path, "--output", tmp_path / "out", "--opts", *tiny_opts)
     assert done.returncode == 1
     assert "skipped: " in done.stderr
-    assert "broken.png is not a picture" in done.stderr
+    assert "broken.png is not an image" in done.stderr
     assert "Wrote 1 pictures" in done.stdout
     assert "frame/s" in done.stderr  # the progress
     assert "frames/s" in done.stdout

@@ -17,7 +17,7 @@ from detectron2.data import Metadata
 from detectron2.modeling import build_model
 from PIL import Image
 
-from deepfuse_d2.demo import DemoModel, TrainedModel, find_models
+from deepfuse_d2.demo import DemoModel, TrainedModel, decode, find_models
 from deepfuse_d2.engine import load_config
 from deepfuse_d2.errors import UserError
 
@@ -201,6 +201,17 @@ def test_grey_sixteen_bit_transparent_and_turned_pictures_are_taken(client):
         assert (taken["height"], taken["width"]) == expected.shape, name
         shown = picture_of(drawing(client, taken["picture"], layers=[]).get_json()["panels"][0])
         assert np.abs(shown - expected[:, :, None]).max() < 12, name
+
+
+def test_a_transparent_picture_that_is_turned_lies_upright_on_white():
+    content, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    pixels = np.full((4, 6, 4), (10, 20, 30, 255), np.uint8)
+    pixels[0, :, 3] = 0
+    Image.fromarray(pixels).save(content, "PNG", exif=exif)
+    expected = np.full((6, 4, 3), (30, 20, 10), np.uint8)
+    expected[:, -1] = 255  # what was the first row
+    np.testing.assert_array_equal(decode(content.getvalue()), expected)
 
 
 def test_a_large_picture_is_reduced_and_said_so(client):
