@@ -88,7 +88,7 @@ class Contestant:
         Draws regions by the seed and the number of the step, whoever has drawn before. To be called
         inside an EventStorage.
         """
-        torch.manual_seed(1000 * self.seed + self.steps)
+        self.images.seed = 1000 * self.seed + self.steps
         self.trainer.iter = self.steps
         self.model.train()
         start = time.perf_counter()
@@ -107,13 +107,15 @@ class Contestant:
 
 
 class _Watched:
-    """A loader that remembers which files the last batch was made of."""
+    """A loader that remembers which files the last batch was made of, and seeds what follows it."""
 
     def __init__(self, loader: Any):
         self.loader = loader
         self.last: tuple[str, ...] = ()
+        self.seed = 0
 
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in self.loader:
             self.last = tuple(sample["file_name"] for sample in batch)
+            torch.manual_seed(self.seed)
             yield batch
