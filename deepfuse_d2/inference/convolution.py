@@ -6,6 +6,8 @@ rearranges the filters of a plain convolution in every call, and a ReLU or a sum
 over the map. 3x3 convolutions in float32 go by Winograd's method on top of that.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
@@ -33,7 +35,15 @@ def can_pack(device: torch.device) -> bool:
 class InferenceConv2d(nn.Module):
     """A convolution with constant filters and its ReLU; casts what it gets to its own dtype."""
 
-    def __init__(self, conv: nn.Conv2d, *, dtype: torch.dtype, pack: bool, winograd: bool = False):
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        *,
+        dtype: torch.dtype,
+        pack: bool,
+        winograd: bool = False,
+        side: int | None = None,
+    ):
         """
         Args:
             conv: torch's or detectron2's, without a norm.
@@ -41,6 +51,7 @@ class InferenceConv2d(nn.Module):
             pack: lay the filters out for oneDNN. They are then opaque to ``state_dict`` and
                 ``copy.deepcopy``.
             winograd: compute by tiles, see :class:`WinogradConv2d`, where that `fits`; with `pack`.
+            side: of the maps that it will get, in cells, if that is known.
         """
         super().__init__()
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
@@ -56,10 +67,11 @@ class InferenceConv2d(nn.Module):
         self.register_buffer("bias", bias)
         self.packed = self.winograd = None
         if pack and winograd and WinogradConv2d.fits(conv, dtype):
-            self.winograd = WinogradConv2d(weight, bias)
+            m = None if side is None else WinogradConv2d.best_side(side, dtype)
+            self.winograd = WinogradConv2d(weight, bias, m=m)
         elif pack:
             # not a buffer: an opaque tensor can be neither saved nor copied nor moved
-            self.packed = {0: self._laid_out(weight.to_mkldnn(), None)}
+            self.packed = {0: self._laid_out(weight.to_mkldnn(), None)}  # size of map -> filters
         else:
             weight = weight.contiguous(memory_format=torch.channels_last)
             self.register_buffer("filters", weight)
@@ -69,7 +81,7 @@ class InferenceConv2d(nn.Module):
         """(out_channels, in_channels / groups, h, w) filters, a copy where they are packed."""
         if self.winograd is not None:
             return self.winograd.weight
-        return self.filters if self.packed is None else self.packed[0].to_dense()
+        return self.filters if self.packed is None else self._any_packed().to_dense()
 
     def extra_repr(self) -> str:
         return (
@@ -95,17 +107,33 @@ class InferenceConv2d(nn.Module):
                 x = x.relu_()
         return x if self.activation is None else self.activation(x)
 
-    def add_relu(self, x: Tensor, other: Tensor) -> Tensor:
-        """ReLU of the sum of the convolution, without its own activation, and `other`."""
-        x = self._prepare(x)
+    def add_relu(self, x: Tensor, other: Tensor, *, into: bool = False) -> Tensor:
+        """ReLU of the sum of the convolution, without its own activation, and `other`.
+
+        Args:
+            into: the result may take the memory of `other`.
+        """
+        x, other = self._prepare(x), self._prepare(other)
         if self.winograd is not None:
             return self.winograd(x).add_(other).relu_()
         if self.packed is not None and x.numel():
+            filters = self._filters_for(x)
+            how = (self.padding, self.stride, self.dilation, self.groups, "add", 1.0, "relu")
+            if into:
+                return torch.ops.mkldnn._convolution_pointwise_.binary(
+                    other, x, filters, self.bias, *how, [], ""
+                )
             return torch.ops.mkldnn._convolution_pointwise.binary(
-                x, self._prepare(other), self._filters_for(x), self.bias, self.padding,
-                self.stride, self.dilation, self.groups, "add", 1.0, "relu", [], "",
-            )  # fmt: skip
+                x, other, filters, self.bias, *how, [], ""
+            )
         return self._plain(x).add_(other).relu_()
+
+    def then(self, x: Tensor, following: "InferenceConv2d") -> Tensor:
+        """``following(self(x))`` of a 1x1 convolution that alone takes the result."""
+        if self.winograd is None or self.activation is not None or following.relu:
+            return following(self(x))
+        weight = following.weight.flatten(1)
+        return self.winograd(self._prepare(x), relu=self.relu, then=(weight, following.bias))
 
     def _filters_for(self, x: Tensor) -> Tensor:
         """Packed filters in the layout that oneDNN prefers for maps of about that size.
@@ -119,12 +147,14 @@ class InferenceConv2d(nn.Module):
         size = (x.shape[2] * x.shape[3]).bit_length()
         filters = self.packed.get(size)
         if filters is None:
-            filters = self._laid_out(self.packed[0], x.shape)
-            # a new dict, so that another thread never sees one that is being changed; the layout
-            # for any size stays, of the others the newest
-            others = list(self.packed.items())[1:][1 - _LAYOUTS :]
-            self.packed = {0: self.packed[0], **dict(others), size: filters}
+            filters = self._laid_out(self._any_packed(), x.shape)
+            # a new dict, so that another thread never sees one that is being changed
+            others = [pair for pair in self.packed.items() if pair[0]][1 - _LAYOUTS :]
+            self.packed = {**dict(others), size: filters}
         return filters
+
+    def _any_packed(self) -> Tensor:
+        return next(iter(self.packed.values()))
 
     def _laid_out(self, weight: Tensor, shape: torch.Size | None) -> Tensor:
         return torch._C._nn.mkldnn_reorder_conv2d_weight(
@@ -141,7 +171,12 @@ class InferenceConv2d(nn.Module):
 
 
 def replace_convolutions(
-    model: nn.Module, *, dtype: torch.dtype, pack: bool, precise: frozenset[str]
+    model: nn.Module,
+    *,
+    dtype: torch.dtype,
+    pack: bool,
+    precise: frozenset[str] = frozenset(),
+    sides: Mapping[nn.Module, int] | None = None,
 ) -> int:
     """Put :class:`InferenceConv2d` in place of torch's and detectron2's, and return how many.
 
@@ -150,6 +185,7 @@ def replace_convolutions(
 
     Args:
         precise: names of modules that compute in float32.
+        sides: of the maps that convolutions will get, in cells, where they are known.
     """
     made: dict[nn.Module, InferenceConv2d] = {}
     for parent in list(model.modules()):
@@ -158,7 +194,8 @@ def replace_convolutions(
                 continue
             if conv not in made:
                 own = torch.float32 if name in precise else dtype
-                made[conv] = InferenceConv2d(conv, dtype=own, pack=pack, winograd=True)
+                side = (sides or {}).get(conv)
+                made[conv] = InferenceConv2d(conv, dtype=own, pack=pack, winograd=True, side=side)
             setattr(parent, name, made[conv])
     _refresh_lists(model, made)
     return len(made)

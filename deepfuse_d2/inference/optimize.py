@@ -11,13 +11,28 @@ from ..errors import ConfigError
 from .blocks import fuse_blocks
 from .convolution import InferenceConv2d, can_pack, replace_convolutions
 from .fold import fold_norms
-from .heads import flatten_channels_last
+from .heads import (
+    flatten_channels_last,
+    fuse_mask_heads,
+    replace_wide_linears,
+    sides_of_masks,
+)
+from .neck import InferenceFPN
 from .precision import PRECISE, choose_dtype, lower_precision
 from .proposals import InferenceRPN, MergedRPNHead
 from .rcnn import InferenceRCNN
 from .roi_pool import TableROIPooler
 
 __all__ = ["optimize_for_inference"]
+
+# Modules of classes that compute what detectron2's do, in ways made for training.
+_TRAINING_KERNELS = frozenset(
+    {
+        "deepfuse_d2.engine.tiled_convolution",
+        "deepfuse_d2.layers.folded_conv",
+        "deepfuse_d2.layers.roi_align",
+    }
+)
 
 
 @torch.no_grad()
@@ -58,6 +73,7 @@ def optimize_for_inference(
             "optimize_for_inference was given a model that it has made already; give the original."
         )
     model = copy.deepcopy(_unwrap(model)).eval().requires_grad_(False)
+    _take_off_training_kernels(model)
     device = next(model.parameters()).device
     dtype = choose_dtype(dtype, device)
     # the compiler arranges filters and fuses operations itself
@@ -70,8 +86,15 @@ def optimize_for_inference(
     if on_cpu:
         _replace(model, TableROIPooler.fits, TableROIPooler)
     _replace(model, MergedRPNHead.fits, lambda head: MergedRPNHead(head, pack=pack))
-    convolutions = replace_convolutions(model, dtype=dtype, pack=pack, precise=PRECISE)
+    sides = sides_of_masks(model)
+    if pack:
+        fuse_mask_heads(model, dtype=dtype, pack=pack)
+        if dtype is torch.float32:
+            replace_wide_linears(model, pack=pack)
+    convolutions = replace_convolutions(model, dtype=dtype, pack=pack, precise=PRECISE, sides=sides)
     fuse_blocks(model)
+    if InferenceFPN.fits(backbone):
+        InferenceFPN.take_over(backbone)
     model.to(memory_format=torch.channels_last)
     if dtype is not torch.float32:
         lower_precision(model, dtype)
@@ -88,6 +111,14 @@ def optimize_for_inference(
         folded, convolutions, dtype, device, ", compiled" if compile else "",
     )  # fmt: skip
     return model
+
+
+def _take_off_training_kernels(model: nn.Module) -> None:
+    """Undo what ``engine.fast_kernels`` did to the classes of a model that was to be trained."""
+    for module in model.modules():
+        if type(module).__module__ in _TRAINING_KERNELS:
+            bases = type(module).__mro__
+            module.__class__ = next(x for x in bases if x.__module__.startswith("detectron2."))
 
 
 def _replace(

@@ -1,5 +1,6 @@
 """Masks of a mask head, pasted into images, and nowhere but inside their boxes."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.structures import Instances
@@ -46,7 +47,7 @@ def paste_masks(
     """
     height, width = shape
     masks = masks.float()
-    pasted = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
+    pasted = _zeros(len(masks), height, width, masks.device)
     if not len(masks):
         return pasted
     # Next to a box, grid_sample fades to 0 over half a cell of the mask: one pixel more.
@@ -66,3 +67,10 @@ def paste_masks(
         inside = F.grid_sample(masks[i : i + 1], grid, align_corners=False)[0, 0]
         torch.ge(inside, threshold, out=pasted[i, top:bottom, left:right])
     return pasted
+
+
+def _zeros(count: int, height: int, width: int, device: torch.device) -> Tensor:
+    """Masks of nothing. On a CPU, memory is taken only where something is written."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros((count, height, width), dtype=bool))
+    return torch.zeros(count, height, width, dtype=torch.bool, device=device)

@@ -21,9 +21,10 @@ _MAX_ENTRIES = 2_000_000
 
 
 class TableROIPooler(nn.Module):
-    """detectron2's ``ROIPooler`` with adaptive sampling, all levels in one table.
+    """detectron2's ``ROIPooler`` with adaptive sampling, each level a table.
 
-    Gives float32 with channels innermost, whatever the type of the features.
+    Gives the type of the features, with channels innermost. Boxes are float32 for any type; in a
+    lower precision, features and weights of a sum are rounded, and sums are not.
     """
 
     def __init__(self, pooler: ROIPooler):
@@ -50,51 +51,60 @@ class TableROIPooler(nn.Module):
             level = torch.zeros_like(image)
         else:
             level = assign_boxes_to_levels(box_lists, *self.levels, *self.canonical)
-        channels = x[0].shape[1]
-        # cells (N, H, W) of each level, one level below the other
-        table = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, channels) for m in x]).float()
-        sizes = torch.tensor([m.shape for m in x])
-        cells = sizes[:, 0] * sizes[:, 2] * sizes[:, 3]
-        start = cells.cumsum(0) - cells
-        height, width = sizes[level, 2], sizes[level, 3]
-        base = start[level] + image * height * width
+        output = x[0].new_empty(len(boxes), *self.output_size, x[0].shape[1])
+        for number, (features, scale) in enumerate(zip(x, self.scales, strict=True)):
+            chosen = (level == number).nonzero()[:, 0]
+            if len(chosen):
+                self._pool(features, boxes[chosen] * scale, image[chosen], chosen, output)
+        return output.permute(0, 3, 1, 2)
 
-        scale = torch.tensor(self.scales)[level, None]
-        corners = boxes * scale - (0.5 if self.aligned else 0.0)
+    def _pool(
+        self, features: Tensor, corners: Tensor, image: Tensor, places: Tensor, output: Tensor
+    ) -> None:
+        """Boxes of one level into ``output[places]``.
+
+        Args:
+            features: (N, C, H, W)
+            corners: (m, 4) in cells.
+            image: (m,) that each box is in.
+            places: (m,)
+            output: (M, h, w, C)
+        """
+        channels, height, width = features.shape[1:]
+        # no copy where channels are innermost
+        table = features.permute(0, 2, 3, 1).reshape(-1, channels)
+        base = image * (height * width)
+        corners = corners - (0.5 if self.aligned else 0.0)
         extent = corners[:, 2:] - corners[:, :2]
         if not self.aligned:
             extent = extent.clamp(min=1.0)
         bins = extent / torch.tensor(self.output_size[::-1])
         grid = bins.ceil().long().clamp(min=0)
-
         rows, columns = self.output_size
-        output = table.new_zeros(len(boxes), rows, columns, channels)
-        for grid_x, grid_y in grid.unique(dim=0).tolist() if len(boxes) else ():
-            if min(grid_x, grid_y) == 0:
-                continue  # an empty box: no samples
+        for grid_x, grid_y in grid.unique(dim=0).tolist():
             alike = ((grid[:, 0] == grid_x) & (grid[:, 1] == grid_y)).nonzero()[:, 0]
+            if min(grid_x, grid_y) == 0:
+                output[places[alike]] = 0  # empty boxes: no samples
+                continue
             entries = rows * columns * (grid_x + 1) * (grid_y + 1)
             for chosen in alike.split(max(1, _MAX_ENTRIES // entries)):
                 left, top = corners[chosen, 0], corners[chosen, 1]
-                y, weight_y = _cells(top, bins[chosen, 1], grid_y, rows, height[chosen])
-                x_, weight_x = _cells(left, bins[chosen, 0], grid_x, columns, width[chosen])
+                y, weight_y = _cells(top, bins[chosen, 1], grid_y, rows, height)
+                x, weight_x = _cells(left, bins[chosen, 0], grid_x, columns, width)
                 # (m, rows, columns, cells along y, cells along x)
-                index = (y * width[chosen, None, None])[:, :, None, :, None]
-                index = index + (x_ + base[chosen, None, None])[:, None, :, None, :]
+                index = (y * width)[:, :, None, :, None]
+                index = index + (x + base[chosen, None, None])[:, None, :, None, :]
                 weight = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
                 bags = F.embedding_bag(
                     index.flatten(3).flatten(0, 2),
                     table,
                     mode="sum",
-                    per_sample_weights=weight.flatten(3).flatten(0, 2),
+                    per_sample_weights=weight.flatten(3).flatten(0, 2).to(table.dtype),
                 )
-                output[chosen] = bags.view(len(chosen), rows, columns, channels)
-        return output.permute(0, 3, 1, 2)
+                output[places[chosen]] = bags.view(len(chosen), rows, columns, channels)
 
 
-def _cells(
-    start: Tensor, size: Tensor, grid: int, bins: int, length: Tensor
-) -> tuple[Tensor, Tensor]:
+def _cells(start: Tensor, size: Tensor, grid: int, bins: int, length: int) -> tuple[Tensor, Tensor]:
     """Cells that the bins touch along one axis, and their weights.
 
     Args:
@@ -102,7 +112,7 @@ def _cells(
         size: (m,) of a bin, at most `grid` cells.
         grid: samples in a bin.
         bins: in a box.
-        length: (m,) cells of the map.
+        length: cells of the map.
 
     Returns:
         (m, bins, grid + 1) indices, int64, and weights.
@@ -110,13 +120,12 @@ def _cells(
     first = start[:, None] + torch.arange(bins) * size[:, None]
     offset = (torch.arange(grid) + 0.5) * size[:, None] / grid
     at = first[:, :, None] + offset[:, None, :]
-    length = length[:, None, None]
     # as torchvision: nothing beyond a cell outside, and the border goes on within it
     outside = (at < -1.0) | (at > length)
     at = at.clamp(min=0)
-    low = torch.minimum(at.long(), length - 1)
+    low = at.long().clamp(max=length - 1)
     at = torch.where(low == length - 1, low.to(at.dtype), at)
-    high = torch.minimum(low + 1, length - 1)
+    high = (low + 1).clamp(max=length - 1)
     share = at - low
     none = torch.zeros((), dtype=at.dtype)
     to_low = torch.where(outside, none, (1 - share) / grid)
@@ -127,5 +136,5 @@ def _cells(
     weights = at.new_zeros(*low.shape[:2], grid + 1)
     weights.scatter_add_(2, low - origin, to_low)
     weights.scatter_add_(2, (high - origin).clamp(max=grid), to_high)
-    cells = torch.minimum(origin + torch.arange(grid + 1), length - 1)
+    cells = (origin + torch.arange(grid + 1)).clamp(max=length - 1)
     return cells, weights

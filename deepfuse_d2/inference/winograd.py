@@ -9,8 +9,9 @@ for a filter g and (m + 2) x (m + 2) inputs d; between the transforms stands, su
 one matrix product for each of the (m + 2)^2 places. The matrices follow from m + 1 points of a
 polynomial and infinity (arXiv 1803.10986), and precision follows from the points: for 256 channels
 the largest error of F(4 x 4) is 8e-6 standard deviations of the result with 0, 3/4, -3/4, 3/2,
--3/2, and 3e-5 with the customary 0, 1, -1, 2, -2; of the direct sum, 1e-6. All entries of A and B
-are exact in float32.
+-3/2, and 3e-5 with the customary 0, 1, -1, 2, -2; of F(5 x 5) 2e-5, and of the direct sum 1e-6.
+
+In bfloat16, of F(3 x 3), the mean error is three times that of the direct sum; F(4 x 4) has five.
 """
 
 import numpy as np
@@ -22,12 +23,17 @@ __all__ = ["POINTS", "WinogradConv2d", "transforms"]
 
 # m -> the points, infinity apart
 POINTS: dict[int, tuple[float, ...]] = {
-    2: (0, 1, -1),
+    3: (1 / 2, -1 / 2, 5 / 4, -5 / 4),
     4: (0, 3 / 4, -3 / 4, 3 / 2, -3 / 2),
+    5: (7 / 8, -7 / 8, 7 / 4, -7 / 4, 1 / 4, -1 / 4),
 }
 
 # Tiles in work at once: their transformed inputs, 36 x 256 channels, take 5 MB.
 _TILES = 128
+
+
+def _has_tiles_of_bfloat16() -> bool:
+    return torch.cpu._is_amx_tile_supported()
 
 
 def transforms(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,16 +61,20 @@ class WinogradConv2d(nn.Module):
     pixels. Memory beside input and output is that of `_TILES` tiles.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, m: int = 4, pack: bool = True):
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, *, m: int | None = None, pack: bool = True
+    ):
         """
         Args:
             weight: (K, C, 3, 3) filters.
             bias: (K,)
-            m: side of the outputs computed at once, a key of :data:`POINTS`.
+            m: side of the outputs computed at once, a key of :data:`POINTS`; by default 4, and 3
+                for filters of bfloat16.
             pack: lay the filters out for oneDNN. They are then opaque to ``state_dict`` and
                 ``copy.deepcopy``.
         """
         super().__init__()
+        m = m or (3 if weight.dtype is torch.bfloat16 else 4)
         self.m, self.places = m, (m + 2) ** 2
         self.out_channels, self.in_channels = weight.shape[:2]
         a, g, b = (torch.from_numpy(x) for x in transforms(m))
@@ -91,16 +101,28 @@ class WinogradConv2d(nn.Module):
         """Whether the convolution is of this kind, and of a width that gains by it.
 
         With fewer channels the transforms take what the products save. With more, maps are small,
-        and four times the filters no longer fit the caches.
+        and four times the filters no longer fit the caches. Between them, oneDNN prefers another
+        layout of filters for some numbers of tiles, and would rearrange them in every call. AMX
+        multiplies bfloat16 so fast that nothing is left to save.
         """
         return (
-            dtype is torch.float32
+            (dtype is torch.float32 or (dtype is torch.bfloat16 and not _has_tiles_of_bfloat16()))
             and conv.kernel_size == (3, 3)
             and conv.stride == conv.padding == conv.dilation == (1, 1)
             and conv.groups == 1
-            and min(conv.in_channels, conv.out_channels) >= 128
-            and max(conv.in_channels, conv.out_channels) <= 256
+            and {conv.in_channels, conv.out_channels} <= {128, 256}
         )
+
+    @staticmethod
+    def best_side(side: int, dtype: torch.dtype) -> int:
+        """The `m` of fewest multiplications for maps of side x side cells.
+
+        14 cells, those of a mask head, are 4 x 4 tiles of 4 x 4 outputs with 576 multiplications a
+        channel, or 3 x 3 tiles of 5 x 5 outputs with 441.
+        """
+        if dtype is torch.bfloat16:
+            return 3
+        return min((4, 5), key=lambda m: (-(-side // m) * (m + 2)) ** 2)
 
     @property
     def weight(self) -> Tensor:
@@ -111,11 +133,20 @@ class WinogradConv2d(nn.Module):
         weight = torch.einsum("ix,jy,xykc->kcij", inverse, inverse, places)
         return weight.to(filters.dtype)
 
-    def forward(self, x: Tensor, *, relu: bool = False) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        relu: bool = False,
+        then: tuple[Tensor, Tensor | None] | None = None,
+    ) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W), channels innermost.
 
         Args:
             relu: apply it to the result.
+            then: weight (L, K) and bias (L,) of a 1x1 convolution that alone takes the result; it
+                is computed tile by tile, so that K channels of the whole map never exist, and the
+                result is (N, L, H, W) of their type.
         """
         count, channels, height, width = x.shape
         m, side = self.m, self.m + 2
@@ -130,30 +161,45 @@ class WinogradConv2d(nn.Module):
             (count, rows, columns, side, side, channels),
             (image, m * row, m * column, row, column, 1),
         )
-        whole = x.new_empty(count, rows * m, columns * m, self.out_channels)
-        outputs = whole.view(count, rows, m, columns, m, self.out_channels)
-        outputs = outputs.permute(0, 1, 3, 2, 4, 5)
+        wide, dtype = self.out_channels, x.dtype
+        if then is not None:
+            wide, dtype = len(then[0]), then[0].dtype
+        whole = x.new_empty(count, rows * m, columns * m, wide, dtype=dtype)
+        outputs = whole.view(count, rows, m, columns, m, wide).permute(0, 1, 3, 2, 4, 5)
         # pieces of whole images, or of rows of one
         if count != 1:
             dim, step = 0, max(1, _TILES // (rows * columns))
         else:
             dim, step = 1, max(1, _TILES // columns)
+        # one set of buffers for all pieces: memory fresh from the system has to be cleared first
+        tiles = min(step, inputs.shape[dim]) * (columns if count == 1 else rows * columns)
+        buffers = (
+            x.new_empty(tiles, self.places, channels),
+            x.new_empty(tiles, self.places, channels),
+            x.new_empty(tiles, m * m, self.out_channels),
+        )
         for first in range(0, inputs.shape[dim], step):
             size = min(step, inputs.shape[dim] - first)
-            found = self._tiles(inputs.narrow(dim, first, size))
+            found = self._tiles(inputs.narrow(dim, first, size), *buffers)
             target = outputs.narrow(dim, first, size)
-            if relu:
+            if then is not None:
+                found = found.relu_() if relu else found
+                target.copy_(F.linear(found.to(dtype), *then).view(target.shape))
+            elif relu:
                 torch.clamp_min(found.view(target.shape), 0, out=target)
             else:
                 target.copy_(found.view(target.shape))
         return whole[:, :height, :width].permute(0, 3, 1, 2)
 
-    def _tiles(self, inputs: Tensor) -> Tensor:
-        """(..., m + 2, m + 2, C) inputs -> (T, m m, K) outputs of T tiles."""
-        changed = torch.matmul(self.to_input, inputs.reshape(-1, self.places, self.in_channels))
+    def _tiles(self, inputs: Tensor, given: Tensor, changed: Tensor, found: Tensor) -> Tensor:
+        """(..., m + 2, m + 2, C) inputs -> (T, m m, K) outputs of T tiles, by way of buffers."""
+        count = inputs.shape[:3].numel()
+        given, changed, found = given[:count], changed[:count], found[:count]
+        given.view(inputs.shape).copy_(inputs)
+        torch.bmm(self.to_input.expand(count, -1, -1), given, out=changed)
         products = self._products(changed.flatten(1).T[None, :, :, None])
         products = products[0, :, :, 0].T.unflatten(1, (self.places, self.out_channels))
-        return torch.matmul(self.to_output, products)
+        return torch.bmm(self.to_output.expand(count, -1, -1), products, out=found)
 
     def _products(self, changed: Tensor) -> Tensor:
         """(1, places C, T, 1) -> (1, places K, T, 1), channels innermost."""

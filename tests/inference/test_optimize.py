@@ -10,10 +10,14 @@ from detectron2.modeling import build_model
 from inference_models import busy_rcnn, images, rcnn_cfg
 from torch import nn
 
+from deepfuse_d2.engine.fast_kernels import use_fast_kernels
 from deepfuse_d2.engine.inference import UnpastedMasks
 from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.inference import optimize_for_inference
 from deepfuse_d2.inference.convolution import InferenceConv2d, can_pack
+from deepfuse_d2.inference.heads import LinearAsConvolution
+from deepfuse_d2.inference.neck import InferenceFPN
+from deepfuse_d2.inference.roi_pool import TableROIPooler
 
 
 def assert_same_detections(found, expected):
@@ -211,6 +215,88 @@ def test_1x1_filters_are_laid_out_for_a_few_sizes_of_maps_and_stay_right():
     for side in (2, 4, 8, 16, 32, 4, 3):
         x = torch.randn(1, 24, side, side)
         torch.testing.assert_close(fast(x), conv(x), rtol=1e-5, atol=1e-5)
-    assert next(iter(fast.packed)) == 0
-    assert len(fast.packed) == 4
+    assert 1 < len(fast.packed) <= 3
     torch.testing.assert_close(fast.weight, conv.weight)
+
+
+@torch.no_grad()
+def test_wide_layers_go_by_tiles_and_predict_the_same():
+    """Widths of real models: Winograd's convolutions, also merged with the RPN's predictions."""
+    model = busy_rcnn(
+        "MODEL.FPN.OUT_CHANNELS", 128, "MODEL.ROI_MASK_HEAD.CONV_DIM", 128,
+        "MODEL.ROI_BOX_HEAD.FC_DIM", 256,
+    )  # fmt: skip
+    fast = optimize_for_inference(model)
+    if can_pack(torch.device("cpu")):
+        tiled = [m for m in fast.modules() if isinstance(m, InferenceConv2d) and m.winograd]
+        assert len(tiled) == 4 + 1 + 2  # outputs of the neck, RPN, mask head
+        assert sum(isinstance(m, LinearAsConvolution) for m in fast.modules()) == 1
+    inputs = images((64, 96), (50, 70), seed=3)
+    for found, expected in zip(fast(inputs), model(inputs), strict=True):
+        assert_same_detections(found["instances"], expected["instances"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fuse_type", ["sum", "avg"])
+def test_maps_of_backbone_and_neck_are_those_of_the_model(fuse_type):
+    model = busy_rcnn("MODEL.FPN.FUSE_TYPE", fuse_type, "MODEL.RESNETS.OUT_FEATURES",
+                      ["stem", "res2", "res3", "res4", "res5"])  # fmt: skip
+    fast = optimize_for_inference(model)
+    assert type(fast.backbone) is InferenceFPN
+    x = torch.randn(2, 3, 64, 96)
+    before = x.clone()
+    expected = {**model.backbone(x), **model.backbone.bottom_up(x)}
+    found = {**fast.backbone(x), **fast.backbone.bottom_up(x)}
+    assert list(found) == list(expected)
+    for name, one in found.items():
+        torch.testing.assert_close(one, expected[name], rtol=1e-3, atol=1e-3)
+    assert torch.equal(x, before)
+
+
+@torch.no_grad()
+def test_a_watched_block_is_not_written_over():
+    model = busy_rcnn()
+    seen = []
+    model.backbone.bottom_up.res2[0].conv3.register_forward_hook(
+        lambda module, args, output: seen.append(output.clone())
+    )
+    fast = optimize_for_inference(model)
+    x = torch.randn(1, 3, 64, 96)
+    expected, found = model.backbone(x), fast.backbone(x)
+    for name, one in found.items():
+        torch.testing.assert_close(one, expected[name], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_model_with_kernels_for_training_is_optimised_as_any_other():
+    model = busy_rcnn("MODEL.FPN.OUT_CHANNELS", 128)
+    inputs = images((64, 96))
+    expected = model(inputs)[0]["instances"]
+    trained = use_fast_kernels(copy.deepcopy(model))
+    changed = {type(m) for m in trained.modules()} - {type(m) for m in model.modules()}
+    assert changed
+    fast = optimize_for_inference(trained)
+    assert not changed & {type(m) for m in fast.modules()}
+    assert any(isinstance(m, TableROIPooler) for m in fast.modules())
+    assert sum(isinstance(m, InferenceConv2d) for m in fast.modules()) > 60
+    assert_same_detections(fast(inputs)[0]["instances"], expected)
+    assert changed <= {type(m) for m in trained.modules()}
+
+
+@torch.no_grad()
+def test_a_panoptic_model_keeps_its_instances_and_labels():
+    model = busy_rcnn(
+        "MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5,
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.FPN.NORM", "BN",
+    )  # fmt: skip
+    inputs = images((64, 96), seed=2)
+    fast = optimize_for_inference(model)
+    assert sum(isinstance(m, InferenceConv2d) for m in fast.modules()) > 60
+    for found, expected in zip(fast(inputs), model(inputs), strict=True):
+        assert_same_detections(found["instances"], expected["instances"])
+        torch.testing.assert_close(found["sem_seg"], expected["sem_seg"], rtol=1e-3, atol=1e-3)
+        assert torch.equal(found["panoptic_seg"][0], expected["panoptic_seg"][0])
+        segments, others = (
+            [{**s, "score": 0} for s in x["panoptic_seg"][1]] for x in (found, expected)
+        )
+        assert segments == others

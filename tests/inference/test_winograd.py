@@ -78,12 +78,54 @@ def test_the_transforms_of_the_data_are_exact_in_float32():
         assert np.array_equal(products, products.astype(np.float32))
 
 
+@pytest.mark.parametrize(("side", "m"), [(14, 5), (7, 4), (28, 4), (15, 5)])
+def test_tiles_of_maps_of_a_known_size_are_chosen_for_it(side, m):
+    assert WinogradConv2d.best_side(side, torch.float32) == m
+    conv = Conv2d(128, 128, 3, padding=1)
+    if can_pack(torch.device("cpu")):
+        fast = InferenceConv2d(conv, dtype=torch.float32, pack=True, winograd=True, side=side)
+        assert fast.winograd.m == m
+        x = torch.randn(2, 128, side, side)
+        torch.testing.assert_close(fast(x), conv(x), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="torch without oneDNN")
+def test_a_1x1_convolution_behind_is_computed_tile_by_tile(monkeypatch):
+    monkeypatch.setattr(winograd, "_TILES", 7)
+    conv = Conv2d(128, 128, 3, padding=1, activation=F.relu)
+    head = torch.nn.Conv2d(128, 15, 1)
+    fast = InferenceConv2d(conv, dtype=torch.float32, pack=True, winograd=True)
+    last = InferenceConv2d(head, dtype=torch.float32, pack=True)
+    for shape in ((1, 128, 18, 10), (3, 128, 5, 4), (1, 128, 1, 1)):
+        x = torch.randn(shape)
+        found = fast.then(x, last)
+        assert found.shape == (shape[0], 15, *shape[2:])
+        torch.testing.assert_close(found, head(conv(x)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(
+    not can_pack(torch.device("cpu")) or torch.cpu._is_amx_tile_supported(),
+    reason="torch without oneDNN, or AMX",
+)
+def test_in_bfloat16_the_error_stays_within_four_times_that_of_the_direct_sum():
+    weight = torch.randn(128, 128, 3, 3) / 34
+    x = torch.randn(1, 128, 16, 16).relu().bfloat16()
+    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    weight = weight.bfloat16()
+    fast = WinogradConv2d(weight, None)
+    assert fast.m == 3
+    direct = (F.conv2d(x, weight, padding=1) - exact).norm()
+    assert (fast(x) - exact).norm() < 4 * direct
+    assert (WinogradConv2d(weight, None, m=4)(x) - exact).norm() > 4 * direct
+
+
 @pytest.mark.parametrize(
     ("changed", "dtype", "fits"),
     [
         ({}, torch.float32, True),
         ({"in_channels": 256}, torch.float32, True),
-        ({}, torch.bfloat16, False),
+        ({}, torch.bfloat16, not torch.cpu._is_amx_tile_supported()),
         ({"stride": 2}, torch.float32, False),
         ({"dilation": 2, "padding": 2}, torch.float32, False),
         ({"padding": 0}, torch.float32, False),
@@ -91,6 +133,7 @@ def test_the_transforms_of_the_data_are_exact_in_float32():
         ({"groups": 2}, torch.float32, False),
         ({"out_channels": 64}, torch.float32, False),
         ({"in_channels": 512}, torch.float32, False),
+        ({"in_channels": 192}, torch.float32, False),
     ],
 )
 def test_it_takes_the_place_of_wide_plain_3x3_convolutions_only(changed, dtype, fits):
