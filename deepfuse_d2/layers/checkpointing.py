@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Collection, Iterator
 
+import torch
 from torch import Tensor, is_grad_enabled, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,6 +27,9 @@ def run_stage(
     call = stage if call is None else call
     if not (checkpointed and stage.training and is_grad_enabled()):
         return call(*inputs)
+    if torch.compiler.is_compiling():
+        # what a compiled graph changes, it changes once
+        return checkpoint(call, *inputs, use_reentrant=False)
     return checkpoint(
         call,
         *inputs,
