@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -34,7 +33,7 @@ def paste_masks(
 ) -> Tensor:
     """Masks at full size, computed inside the boxes only.
 
-    Samples the points that detectron2's ``paste_masks_in_image`` samples, in the same way.
+    Samples the points that detectron2's ``paste_masks_in_image`` samples, bilinearly as it does.
 
     Args:
         masks: (N, 1, M, M) probabilities of the content of the boxes.
@@ -50,21 +49,26 @@ def paste_masks(
     pasted = _zeros(len(masks), height, width, masks.device)
     if not len(masks):
         return pasted
-    # Next to a box, grid_sample fades to 0 over half a cell of the mask: one pixel more.
+    # Next to a box, a sample fades to 0 over half a cell of the mask: one pixel more.
     first = (boxes[:, :2].floor() - 1).clamp(min=0)
     last = torch.minimum(boxes[:, 2:].ceil() + 1, boxes.new_tensor([width, height]))
     extents = torch.cat([first, last], dim=1).int().tolist()
-    # pixel centres in coordinates where each box spans -1 .. 1
+    # Bilinear samples on a grid are separable: a matrix for each axis, whose rows are the shares of
+    # the cells of a mask in a pixel. A cell's share falls from 1 at its centre to 0 a cell away.
     x0, y0, x1, y1 = boxes.float().split(1, dim=1)
+    side_y, side_x = masks.shape[-2:]
     centres_x = torch.arange(width, dtype=torch.float32, device=masks.device) + 0.5
     centres_y = torch.arange(height, dtype=torch.float32, device=masks.device) + 0.5
+    cells_x = torch.arange(side_x, dtype=torch.float32, device=masks.device)[:, None] + 0.5
+    cells_y = torch.arange(side_y, dtype=torch.float32, device=masks.device) + 0.5
     for i, (left, top, right, bottom) in enumerate(extents):
         if left >= right or top >= bottom:
             continue
-        grid = masks.new_empty(1, bottom - top, right - left, 2)
-        grid[..., 0] = (centres_x[left:right] - x0[i]) / (x1[i] - x0[i]) * 2 - 1
-        grid[..., 1] = ((centres_y[top:bottom] - y0[i]) / (y1[i] - y0[i]) * 2 - 1)[:, None]
-        inside = F.grid_sample(masks[i : i + 1], grid, align_corners=False)[0, 0]
+        at_x = (centres_x[left:right] - x0[i]) / (x1[i] - x0[i]) * side_x
+        at_y = (centres_y[top:bottom] - y0[i]) / (y1[i] - y0[i]) * side_y
+        share_x = (1 - (at_x - cells_x).abs_()).clamp_(min=0)
+        share_y = (1 - (at_y[:, None] - cells_y).abs_()).clamp_(min=0)
+        inside = share_y @ masks[i, 0] @ share_x
         torch.ge(inside, threshold, out=pasted[i, top:bottom, left:right])
     return pasted
 

@@ -28,7 +28,8 @@ POINTS: dict[int, tuple[float, ...]] = {
     5: (7 / 8, -7 / 8, 7 / 4, -7 / 4, 1 / 4, -1 / 4),
 }
 
-# Tiles in work at once: their transformed inputs, 36 x 256 channels, take 5 MB.
+# Tiles in work at once in float32, twice as many in 16 bits: their transformed inputs, 36 x 256
+# channels, take 5 MB.
 _TILES = 128
 
 
@@ -151,10 +152,7 @@ class WinogradConv2d(nn.Module):
         count, channels, height, width = x.shape
         m, side = self.m, self.m + 2
         rows, columns = -(-height // m), -(-width // m)
-        padded = F.pad(
-            x.permute(0, 2, 3, 1),
-            (0, 0, 1, columns * m + 1 - width, 1, rows * m + 1 - height),
-        ).contiguous()
+        padded = _with_border(x.permute(0, 2, 3, 1), rows * m + 2, columns * m + 2)
         image, row, column, _ = padded.stride()
         # (image, row of tiles, column of tiles, side, side, channel)
         inputs = padded.as_strided(
@@ -167,10 +165,11 @@ class WinogradConv2d(nn.Module):
         whole = x.new_empty(count, rows * m, columns * m, wide, dtype=dtype)
         outputs = whole.view(count, rows, m, columns, m, wide).permute(0, 1, 3, 2, 4, 5)
         # pieces of whole images, or of rows of one
+        at_once = 2 * _TILES if x.element_size() == 2 else _TILES
         if count != 1:
-            dim, step = 0, max(1, _TILES // (rows * columns))
+            dim, step = 0, max(1, at_once // (rows * columns))
         else:
-            dim, step = 1, max(1, _TILES // columns)
+            dim, step = 1, max(1, at_once // columns)
         # one set of buffers for all pieces: memory fresh from the system has to be cleared first
         tiles = min(step, inputs.shape[dim]) * (columns if count == 1 else rows * columns)
         buffers = (
@@ -178,9 +177,12 @@ class WinogradConv2d(nn.Module):
             x.new_empty(tiles, self.places, channels),
             x.new_empty(tiles, m * m, self.out_channels),
         )
+        changes = [
+            each.expand(tiles, -1, -1).contiguous() for each in (self.to_input, self.to_output)
+        ]
         for first in range(0, inputs.shape[dim], step):
             size = min(step, inputs.shape[dim] - first)
-            found = self._tiles(inputs.narrow(dim, first, size), *buffers)
+            found = self._tiles(inputs.narrow(dim, first, size), *changes, *buffers)
             target = outputs.narrow(dim, first, size)
             if then is not None:
                 found = found.relu_() if relu else found
@@ -191,15 +193,23 @@ class WinogradConv2d(nn.Module):
                 target.copy_(found.view(target.shape))
         return whole[:, :height, :width].permute(0, 3, 1, 2)
 
-    def _tiles(self, inputs: Tensor, given: Tensor, changed: Tensor, found: Tensor) -> Tensor:
+    def _tiles(
+        self,
+        inputs: Tensor,
+        to_input: Tensor,
+        to_output: Tensor,
+        given: Tensor,
+        changed: Tensor,
+        found: Tensor,
+    ) -> Tensor:
         """(..., m + 2, m + 2, C) inputs -> (T, m m, K) outputs of T tiles, by way of buffers."""
         count = inputs.shape[:3].numel()
         given, changed, found = given[:count], changed[:count], found[:count]
         given.view(inputs.shape).copy_(inputs)
-        torch.bmm(self.to_input.expand(count, -1, -1), given, out=changed)
+        torch.bmm(to_input[:count], given, out=changed)
         products = self._products(changed.flatten(1).T[None, :, :, None])
         products = products[0, :, :, 0].T.unflatten(1, (self.places, self.out_channels))
-        return torch.bmm(self.to_output.expand(count, -1, -1), products, out=found)
+        return torch.bmm(to_output[:count], products, out=found)
 
     def _products(self, changed: Tensor) -> Tensor:
         """(1, places C, T, 1) -> (1, places K, T, 1), channels innermost."""
@@ -208,3 +218,21 @@ class WinogradConv2d(nn.Module):
         return torch.ops.mkldnn._convolution_pointwise(
             changed, self.filters, self.bias, (0, 0), (1, 1), (1, 1), self.places, "none", [], ""
         )
+
+
+def _with_border(x: Tensor, height: int, width: int) -> Tensor:
+    """(N, H, W, C) -> (N, height, width, C), zero around x from (1, 1) on.
+
+    ``F.pad`` would write zeros everywhere first.
+    """
+    count, rows, columns, channels = x.shape
+    padded = x.new_empty(count, height, width, channels)
+    padded[:, 1 : rows + 1, 1 : columns + 1] = x
+    for border in (
+        padded[:, :1],
+        padded[:, rows + 1 :],
+        padded[:, 1 : rows + 1, :1],
+        padded[:, 1 : rows + 1, columns + 1 :],
+    ):
+        border.zero_()
+    return padded
