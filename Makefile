@@ -1,5 +1,6 @@
 # make quickstart   everything from nothing to a trained, evaluated, drawn model
 # make demo         a page on this machine to look at the models trained so far
+# make cards        docs/models.md anew, after a config, a network or a figure has changed
 # make test         the test suite
 # Every target does the set-up it needs. PYTHON=python3.11 chooses the interpreter.
 
@@ -15,7 +16,7 @@ PORT   ?= 7860
 READY  := $(VENV)/ready
 
 .DELETE_ON_ERROR:
-.PHONY: install quickstart demo test lint format clean
+.PHONY: install quickstart demo cards test lint format clean
 
 install: $(READY)
 
@@ -43,6 +44,9 @@ quickstart: $(READY)
 
 demo: $(READY)
 	$(BIN)/python tools/demo_page.py --port $(PORT)
+
+cards: $(READY)
+	$(BIN)/python -W ignore tools/make_model_cards.py
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
