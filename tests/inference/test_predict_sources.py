@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from deepfuse_d2.errors import ConfigError, ImageError, WeightsError
-from deepfuse_d2.inference import Predictor
+from deepfuse_d2.inference import Predictor, optimize_for_inference
 
 
 def pixels(height, width, seed=0):
@@ -240,6 +240,32 @@ class DefaultPredictorOf(DefaultPredictor):
     def __init__(self, model, cfg):
         super().__init__(cfg)
         self.model = model
+
+
+@pytest.mark.parametrize("kind", ["detectron2", "ours", "semantic"])
+def test_detectron2s_default_predictor_runs_every_model_also_optimised(kind, frames, tmp_path):
+    opts = {
+        "detectron2": (),
+        "ours": ("MODEL.BACKBONE.NAME", "build_neck_backbone", "MODEL.NECK.NAME", "DeepFuseFPN"),
+        "semantic": ("MODEL.META_ARCHITECTURE", "FusionSemanticSegmentor",
+                     "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5),
+    }[kind]  # fmt: skip
+    cfg = rcnn_cfg(*opts)
+    if kind == "semantic":
+        torch.manual_seed(0)
+        model = build_model(cfg).eval()
+    else:
+        model = busy_rcnn(*opts)
+    DetectionCheckpointer(model, str(tmp_path)).save("model")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    predictor = DefaultPredictor(cfg)
+    plain = predictor(frames[3])
+    predictor.model = optimize_for_inference(predictor.model)
+    fast = predictor(frames[3])
+    if kind == "semantic":
+        torch.testing.assert_close(fast["sem_seg"], plain["sem_seg"], rtol=1e-3, atol=1e-3)
+    else:
+        assert_same(fast["instances"], plain["instances"])
 
 
 def test_a_semantic_model_takes_tiles_and_augmentation(semantic, frames):
