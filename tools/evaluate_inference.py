@@ -19,6 +19,7 @@ from collections.abc import Iterator
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
+from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from tabulate import tabulate
 from torch import nn
@@ -79,7 +80,7 @@ def load_model(cfg: CfgNode) -> nn.Module:
         raise WeightsError(
             "There are no weights to evaluate: give a file with --weights, or MODEL.WEIGHTS."
         )
-    model = Trainer.build_model(cfg).eval()
+    model = build_model(cfg).eval()
     DeepFuseCheckpointer(model, min_match=cfg.MODEL.WEIGHTS_MIN_MATCH).load(cfg.MODEL.WEIGHTS)
     return model
 

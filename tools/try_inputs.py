@@ -57,10 +57,10 @@ def table(predictor: Predictor) -> str:
         inputs = make_inputs(Path(folder))
         outcomes = [describe(x) for x in predictor.stream(list(inputs.values()))]
         rows = [
-            [name, outcome.replace(f"{folder}/", "")]
+            [name, outcome.replace(f"{folder}/", "").replace(str(Path.cwd()), "...")]
             for name, outcome in zip(inputs, outcomes, strict=True)
         ]
-    return tabulate(rows, ["input", "got"], tablefmt="github", maxcolwidths=[None, 100])
+    return tabulate(rows, ["input", "got"], tablefmt="pipe")
 
 
 def describe(result: object) -> str:
