@@ -97,10 +97,11 @@ class UpsampledPredictor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> logits (N, K, 2H, 2W) in float32."""
         count, _, height, width = x.shape
-        four = self.four(x).permute(0, 2, 3, 1).reshape(count, 4 * height * width, 1, -1)
+        channels, classes = self.last.in_channels, self.last.out_channels
+        four = self.four(x).permute(0, 2, 3, 1).reshape(count, 4 * height * width, 1, channels)
         logits = self.last(four.permute(0, 3, 1, 2)).float()
-        logits = logits.view(count, -1, height, width, 2, 2).permute(0, 1, 2, 4, 3, 5)
-        return logits.reshape(count, -1, 2 * height, 2 * width)
+        logits = logits.view(count, classes, height, width, 2, 2).permute(0, 1, 2, 4, 3, 5)
+        return logits.reshape(count, classes, 2 * height, 2 * width)
 
 
 class InferenceMaskHead(MaskRCNNConvUpsampleHead):

@@ -139,6 +139,15 @@ def test_a_score_threshold_keeps_the_best(model, fast):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_an_image_without_detections_is_fine(model, dtype):
+    fast = optimize_for_inference(model, dtype, score_threshold=0.9999)
+    for found in fast(images((64, 96), (50, 70))):
+        assert len(found["instances"]) == 0
+        assert found["instances"].pred_masks.shape[1:] == found["instances"].image_size
+
+
+@torch.no_grad()
 def test_evaluation_without_pasting_works_on_it(model, fast):
     inputs = images((64, 96))
     assert UnpastedMasks.fits(fast)

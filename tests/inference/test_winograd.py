@@ -33,7 +33,7 @@ def test_all_sizes_and_pieces_equal_the_direct_sum_in_float64(m, relu, bias, mon
     shift = torch.randn(6, dtype=torch.float64) if bias else None
     conv = WinogradConv2d(weight, shift, m=m, pack=False)
     torch.testing.assert_close(conv.weight, weight)
-    for shape in ((1, 4, 9, 14), (3, 4, 14, 14), (2, 4, 1, 2), (1, 4, 40, 3), (0, 4, 14, 14)):
+    for shape in ((1, 4, 9, 14), (3, 4, 14, 14), (5, 4, 1, 2), (2, 4, 40, 3), (0, 4, 14, 14)):
         x = torch.randn(shape, dtype=torch.float64)
         before = x.clone()
         expected = F.conv2d(x, weight, shift, padding=1)
@@ -55,6 +55,20 @@ def test_packed_filters_give_the_same_at_any_size(tiles, monkeypatch):
     for shape in ((1, 24, 9, 37), (5, 24, 14, 14), (1, 24, 3, 3), (0, 24, 14, 14)):
         x = torch.randn(shape)
         torch.testing.assert_close(packed(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_of_large_maps_takes_the_buffers_of_one_piece(monkeypatch):
+    monkeypatch.setattr(winograd, "_TILES", 6)
+    conv = WinogradConv2d(torch.randn(3, 2, 3, 3), None, pack=False)
+    pieces, real = [], conv._tiles
+    monkeypatch.setattr(
+        conv, "_tiles", lambda given, *more: (pieces.append(len(more[2])), real(given, *more))[1]
+    )
+    conv(torch.randn(2, 2, 20, 11))  # 5 x 3 tiles in each
+    assert pieces == [6] * 6
+    pieces.clear()
+    conv(torch.randn(7, 2, 4, 8))  # 1 x 2 tiles in each: three images at once
+    assert pieces == [6] * 3
 
 
 def test_in_float32_the_points_keep_the_error_small(monkeypatch):
