@@ -106,10 +106,14 @@ class WinogradConv2d(nn.Module):
         With fewer channels the transforms take what the products save. With more, maps are small,
         and four times the filters no longer fit the caches. Between them, oneDNN prefers another
         layout of filters for some numbers of tiles, and would rearrange them in every call. AMX
-        multiplies bfloat16 so fast that nothing is left to save.
+        multiplies bfloat16 so fast that nothing is left to save; CPUs without AVX are slower by
+        tiles.
         """
         return (
-            (dtype is torch.float32 or (dtype is torch.bfloat16 and not _has_tiles_of_bfloat16()))
+            torch.backends.cpu.get_cpu_capability().startswith("AVX")
+            and (
+                dtype is torch.float32 or (dtype is torch.bfloat16 and not _has_tiles_of_bfloat16())
+            )
             and conv.kernel_size == (3, 3)
             and conv.stride == conv.padding == conv.dilation == (1, 1)
             and conv.groups == 1
