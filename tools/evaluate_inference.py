@@ -48,14 +48,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     args = parser.parse_intermixed_args(argv)
     try:
-        print(report(args))
+        for text in report(args):
+            print(text, flush=True)
     except UserError as error:
         print(f"evaluate_inference.py: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def report(args: argparse.Namespace) -> str:
+def report(args: argparse.Namespace) -> Iterator[str]:
+    """One table after the other, as they are ready."""
     weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
     cfg = load_config(args.config_file, [*args.opts, *weights])
     model = load_model(cfg)
@@ -66,12 +68,11 @@ def report(args: argparse.Namespace) -> str:
     for name, found in figures.items():
         differences = {key: value - figures["as it is"][key] for key, value in found.items()}
         rows.append([name, *(f"{v:.3f} ({differences[k]:+.3f})" for k, v in found.items())])
-    text = as_table(rows, ["model", *figures["as it is"]])
+    yield as_table(rows, ["model", *figures["as it is"]])
     if hasattr(model, "roi_heads"):
         rows = [[name, *compare(cfg, model, models[name])] for name in args.dtypes]
         headers = ["model", "detections", "without partner", "boxes, px", "scores", "mask, pixels"]
-        text += f"\n\nLargest difference of partners\n\n{as_table(rows, headers)}"
-    return text
+        yield f"\nLargest difference of partners\n\n{as_table(rows, headers)}"
 
 
 def load_model(cfg: CfgNode) -> nn.Module:
