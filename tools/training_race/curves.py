@@ -14,7 +14,7 @@ from deepfuse_d2.data.minicity import generate_minicity
 
 from .contestants import Contestant, Kind, by_device
 
-__all__ = ["add_arguments", "compare_curves", "distances", "smooth"]
+__all__ = ["add_arguments", "compare_curves", "distances", "report", "smooth"]
 
 _CONFIG = Path(__file__).parents[2] / "configs/MiniCity/mask_rcnn_R_18_FPN_quick.yaml"
 
@@ -59,10 +59,19 @@ def compare_curves(folder: Path, args: argparse.Namespace) -> bool:
                     start = {name: tensor.clone() for name, tensor in start.items()}
                 contestant.model.load_state_dict(start)
                 curves[kind.name].append(_train(contestant, args.iterations, progress))
-    smoothed = {
-        name: np.stack([smooth(c, args.window) for c in runs]) for name, runs in curves.items()
-    }
-    stock, *ours = [kind.name for kind in kinds]
+    return report(curves, args.window, args.plot)
+
+
+def report(curves: dict[str, list[list[float]]], window: int, plot: Path | None = None) -> bool:
+    """Print how far the programs are from the first, and plot; see :func:`compare_curves`.
+
+    Args:
+        curves: losses of each seed, by the name of the program.
+        window: iterations that are averaged.
+        plot: file for the picture; None for none.
+    """
+    smoothed = {name: np.stack([smooth(c, window) for c in runs]) for name, runs in curves.items()}
+    stock, *ours = curves
     rows, all_within = [], True
     for name in ours:
         between, seeds = distances(smoothed[stock], smoothed[name])
@@ -70,11 +79,11 @@ def compare_curves(folder: Path, args: argparse.Namespace) -> bool:
         all_within &= within
         rows.append([name, *between, *seeds, "yes" if within else "no"])
     headers = ["", "to stock: mean", "max", "seed to seed: mean", "max", "within"]
-    print(f"\nTotal loss, {args.iterations} iterations, {args.seeds} seeds, averages of", end=" ")
-    print(f"{args.window} iterations\n")
-    print(tabulate(rows, headers, tablefmt="github", floatfmt=".4f"))
-    if args.plot:
-        _plot(smoothed, args.window, args.plot)
+    seeds, iterations = len(curves[stock]), len(curves[stock][0])
+    print(f"\nTotal loss, {iterations} iterations, {seeds} seeds, averages of {window}\n")
+    print(tabulate(rows, headers, tablefmt="github", floatfmt=".3f"))
+    if plot:
+        _plot(smoothed, window, plot)
     return all_within
 
 
