@@ -137,15 +137,18 @@ def draw_difference(
 def sheet(
     tiles: Sequence[np.ndarray], columns: int, titles: Sequence[str] = (), gap: int = 6
 ) -> np.ndarray:
-    """Tiles of any size in rows of `columns`, on white, with a title over each column, if any."""
+    """Tiles of any size in rows of `columns`, on white, with a title over each column, if any,
+    as large as fits it."""
     header = 34 if titles else gap
     width = max(tile.shape[1] for tile in tiles) + gap
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heights = [max(tile.shape[0] for tile in row) + gap for row in rows]
     canvas = np.full((header + sum(heights), gap + columns * width, 3), 255, np.uint8)
     for number, title in enumerate(titles):
+        (text_width, _), _ = cv2.getTextSize(title, cv2.FONT_HERSHEY_SIMPLEX, 0.7, 1)
+        size = 0.7 * min(1, (width - gap - 4) / max(text_width, 1))
         cv2.putText(
-            canvas, title, (gap + number * width + 4, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.7,
+            canvas, title, (gap + number * width + 4, 24), cv2.FONT_HERSHEY_SIMPLEX, size,
             (40, 40, 40), 1, cv2.LINE_AA,
         )  # fmt: skip
     top = header

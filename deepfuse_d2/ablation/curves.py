@@ -38,7 +38,7 @@ def plot_curves(cells: Iterable[Cell], names: Sequence[str], path: Path) -> None
             mean = mean_curve(curves)
             axis.plot(mean.keys(), mean.values(), color=color, linewidth=1.8, label=setting)
         axis.set_xlabel("iteration")
-        axis.set_ylabel(name)
+        axis.set_title(name, fontsize="medium")
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     FigureCanvasAgg(figure)
