@@ -2,7 +2,7 @@
 
 On a CPU nearly all the time of a float32 training goes into convolutions that already run at the
 speed of its multipliers; what is left is to multiply less. The forward pass and the gradient of the
-input are such convolutions, see inference/winograd.py; the gradient of the weights is left to
+input are such convolutions, see layers/winograd.py; the gradient of the weights is left to
 torch.
 """
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..layers.folded_conv import FoldedConv2d
+from ..layers.winograd import WinogradConv2d
 
 __all__ = ["TiledConv2d", "TiledFoldedConv2d", "can_tile", "tiled_conv2d"]
 
@@ -56,9 +57,6 @@ class _TiledConvolution(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    # that package builds on this one
-    from ..inference.winograd import WinogradConv2d
-
     convolution = WinogradConv2d(weight, bias)
     result = torch.empty((len(x), len(weight), *x.shape[2:]), memory_format=torch.channels_last)
     # what is in work of a large image fits the caches, of several it does not
@@ -101,6 +99,4 @@ class TiledConv2d(_Tiled, Conv2d):
 
 def can_tile(module: nn.Conv2d) -> bool:
     """Whether it is a 3x3 convolution of a width that gains by the method."""
-    from ..inference.winograd import WinogradConv2d
-
     return WinogradConv2d.fits(module, module.weight.dtype) and module.padding_mode == "zeros"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
-from .winograd import WinogradConv2d
+from ..layers.winograd import WinogradConv2d
 
 __all__ = ["InferenceConv2d", "can_pack", "replace_convolutions"]
 

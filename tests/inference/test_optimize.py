@@ -18,7 +18,7 @@ from deepfuse_d2.inference.convolution import InferenceConv2d, can_pack
 from deepfuse_d2.inference.heads import LinearAsConvolution
 from deepfuse_d2.inference.neck import InferenceFPN
 from deepfuse_d2.inference.roi_pool import TableROIPooler
-from deepfuse_d2.inference.winograd import WinogradConv2d
+from deepfuse_d2.layers.winograd import WinogradConv2d
 
 
 def assert_same_detections(found, expected):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
 
-from deepfuse_d2.inference import winograd
 from deepfuse_d2.inference.convolution import InferenceConv2d, can_pack
-from deepfuse_d2.inference.winograd import POINTS, WinogradConv2d, transforms
+from deepfuse_d2.layers import winograd
+from deepfuse_d2.layers.winograd import POINTS, WinogradConv2d, transforms
 
 TILED = can_pack(torch.device("cpu")) and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
