@@ -117,8 +117,9 @@ def card(name: str, cost: Analysis, entry: dict) -> str:
 
 def measurement(result: dict) -> str:
     """A result as an item of a list."""
-    found = {title: values_of(result, *key) for key, title in METRICS.items()}
-    accuracy = ", ".join(f"{title} {spread(x)}" for title, x in found.items() if x)
+    # two evaluators have different names for mIoU; a result has one of them
+    found = [(title, values_of(result, *key)) for key, title in METRICS.items()]
+    accuracy = ", ".join(f"{title} {spread(x)}" for title, x in found if x)
     seeds = result["seeds"]
     text = f"- On {', '.join(result['data'])}: **{accuracy}** (seed"
     text += f"s {', '.join(map(str, seeds))})." if len(seeds) > 1 else f" {seeds[0]})."

@@ -137,6 +137,13 @@ def test_seeds_are_averaged_and_what_was_changed_is_told(run, tmp_path):
     assert "(seeds 4, 5). A short one. Trained otherwise than the recipe: `INPUT.MIN_SI" in page
 
 
+def test_all_figures_of_a_result_stand_on_its_card(tool):
+    pixels = {"mIoU": [57.9], "pACC": [90.0]}
+    result = {"data": ["street"], "metrics": {"sem_seg": pixels}, "seeds": [1]}
+    card = sys.modules["model_page"].measurement(result)
+    assert card.startswith("- On street: **mIoU 57.9, pixel accuracy 90.0** (seed 1).")
+
+
 def test_the_recipe_itself_leads_and_the_same_training_again_takes_its_place(run, tmp_path):
     run("--record", FPN, leave_training(tmp_path / "a", "SOLVER.MAX_ITER", "9", ap=40.0))
     run("--record", FPN, leave_training(tmp_path / "b", ap=20.0))
