@@ -60,7 +60,11 @@ def explain_dead_workers(workers: Sequence[BaseProcess], samples: SeededSamples)
     """Return who died of what, at which images and what to do; None if none of them died."""
     # A connection breaks before the process behind it counts as dead.
     if workers:
-        wait([worker.sentinel for worker in workers], timeout=_DYING)
+        ending = wait([worker.sentinel for worker in workers], timeout=_DYING)
+        for worker in workers:
+            # its sentinel closes a moment before its exit code is there
+            if worker.sentinel in ending:
+                worker.join(_DYING)
     dead = {i: worker for i, worker in enumerate(workers) if worker.exitcode}
     if not dead:
         return None
