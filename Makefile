@@ -46,7 +46,7 @@ demo: $(READY)
 	$(BIN)/python tools/demo_page.py --port $(PORT)
 
 cards: $(READY)
-	$(BIN)/python -W ignore tools/make_model_cards.py
+	$(BIN)/python -W ignore -m benchmarks.model_cards
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -5,6 +5,9 @@ without a stack trace and exit with code 2. They are ordinary `ValueError`, `Key
 `FileNotFoundError` as well, so code that uses the package as a library can catch those.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 __all__ = [
     "ConfigError",
     "DamagedWeightsError",
@@ -13,6 +16,7 @@ __all__ = [
     "TrainingError",
     "UserError",
     "WeightsError",
+    "config_errors",
 ]
 
 
@@ -42,3 +46,12 @@ class TrainingError(UserError, RuntimeError):
 
 class ImageError(UserError, ValueError):
     """What should be predicted is no image, or damaged, too large, or of an unknown range."""
+
+
+@contextlib.contextmanager
+def config_errors() -> Iterator[None]:
+    """A ValueError of a constructor with arguments from a config is a mistake in the config."""
+    try:
+        yield
+    except ValueError as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error

@@ -34,8 +34,8 @@ from deepfuse_d2.data.minicity.render import render_frame
 from deepfuse_d2.engine import check_config, load_config
 from deepfuse_d2.errors import ConfigError, UserError, WeightsError
 from deepfuse_d2.files import written_whole
-from deepfuse_d2.inference.export import difference, export_graph, load_exported
-from deepfuse_d2.inference.export_graphs import PARTS, ExportGraph, build_graph
+from deepfuse_d2.inference.export.formats import difference, export_graph, load_exported
+from deepfuse_d2.inference.export.graphs import PARTS, ExportGraph, build_graph
 from deepfuse_d2.version import __version__
 
 ENDINGS = {"torchscript": ".ts", "torch_export": ".pt2", "onnx": ".onnx"}

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
 from deepfuse_d2.engine import Trainer, check_config, load_config
-from deepfuse_d2.engine.lr_finder import Curve, range_test
+from deepfuse_d2.engine.solver.lr_finder import Curve, range_test
 from deepfuse_d2.errors import UserError
 
 

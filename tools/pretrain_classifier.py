@@ -28,9 +28,9 @@ from torch.utils.data import DataLoader
 
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
 from deepfuse_d2.checkpoint.writing import check_suffix, write_weights
+from deepfuse_d2.config.look_up import look_up
 from deepfuse_d2.engine import load_config
 from deepfuse_d2.errors import ConfigError, DatasetError, UserError
-from deepfuse_d2.modeling.neck.build import look_up
 from deepfuse_d2.modeling.sem_seg.semantic_supervision import SupervisedClassifier
 
 logger = logging.getLogger("deepfuse_d2.pretrain_classifier")

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
 from deepfuse_d2.engine import Trainer, load_config
-from deepfuse_d2.engine.batch_files import describe_batch, read_batch
-from deepfuse_d2.engine.faults import first_not_finite
+from deepfuse_d2.engine.anomaly.batch_files import describe_batch, read_batch
+from deepfuse_d2.engine.anomaly.detection import first_not_finite
 from deepfuse_d2.errors import UserError
 from deepfuse_d2.randomness import set_random_state
 

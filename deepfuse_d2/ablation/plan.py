@@ -32,7 +32,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 
-from ..config import add_deepfuse_config
+from ..config.keys import add_deepfuse_config
 from ..engine import check_config, load_config
 from ..errors import ConfigError, UserError
 

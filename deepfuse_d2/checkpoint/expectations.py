@@ -14,7 +14,7 @@ from detectron2.layers import CNNBlockBase
 from torch import nn
 
 from ..errors import WeightsError
-from .sources import Source
+from .sources.table import Source
 
 __all__ = ["check_expectations", "checked_metadata", "expectations_of", "found_in_model", "to_yaml"]
 

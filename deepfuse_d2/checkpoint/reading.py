@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import WeightsError
 from .expectations import checked_metadata, expectations_of
 from .safe_load import METADATA_KEY, load_file
-from .sources import Source, recognise
+from .sources.table import Source, recognise
 
 __all__ = ["Weights", "read_weights"]
 

@@ -3,10 +3,10 @@
 Importing this package registers them and reads no file.
 """
 
-from .builtin import register_all
-from .catalog import datasets_root
-from .cityscapes import register_cityscapes_layout
-from .extra import register_extra
+from .datasets.builtin import register_all
+from .datasets.catalog import datasets_root
+from .datasets.cityscapes import register_cityscapes_layout
+from .datasets.extra import register_extra
 
 __all__ = ["datasets_root", "register_all", "register_cityscapes_layout", "register_extra"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from .masks import to_rle
+from ..structures.annotation_masks import to_rle
 
 __all__ = ["Findings", "check_annotations"]
 

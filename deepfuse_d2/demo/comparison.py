@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.data import Metadata
 
-from ..evaluation.mask_crops import MaskCrop
+from ..structures.mask_crops import MaskCrop
 from ..visualization import Shape, class_name, label_names, shapes_of
 
 __all__ = ["Comparison", "compare", "crop_iou"]

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 
-from ..engine import load_config
-from ..engine.inference import scale_unpasted
+from ..config.loading import load_config
 from ..errors import ConfigError
 from ..inference import Predictor
 from ..inference.results import labels_of_logits
+from ..modeling.postprocessing.unpasted import scale_unpasted
 
 __all__ = ["DemoModel", "TrainedModel", "find_models"]
 

@@ -17,8 +17,8 @@ import torch
 from detectron2.data import Metadata
 
 from ..errors import ConfigError, UserError
-from ..evaluation.mask_crops import crops_of_instances
 from ..files import written_whole
+from ..structures.mask_crops import crops_of_instances
 from ..submission.cityscapes import CityscapesInstances, CityscapesPixels
 from ..visualization import class_name, label_names
 from .sources import Frame, Source

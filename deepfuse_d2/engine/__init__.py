@@ -1,9 +1,11 @@
 """Training and evaluation from a config."""
 
+from ..config.checking import check_config
+from ..config.loading import load_config
+from .distributed.launch import launch
 from .evaluators import EVALUATORS, build_evaluator
-from .launch import launch
 from .predictor import SafePredictor
-from .setup import check_config, load_config, setup
+from .setup import setup
 from .trainer import Trainer
 
 __all__ = [

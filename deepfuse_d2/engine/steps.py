@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .mixed_precision import autocast_dtype, keep_float32
+from .speed.mixed_precision import autocast_dtype, keep_float32
 
 __all__ = ["StepTrainer", "build_step_trainer"]
 

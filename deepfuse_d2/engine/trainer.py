@@ -20,26 +20,26 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import DeepFuseCheckpointer
-from ..data.filtering import drop_small_instances
-from ..data.instance_mapper import build_instance_mapper
-from ..data.sem_seg_augmentation import build_sem_seg_augmentation, check_labels
-from ..data.train_loader import TrainLoader, build_train_loader
+from ..data.loader.train_loader import TrainLoader, build_train_loader
+from ..data.mappers.filtering import drop_small_instances
+from ..data.mappers.instance_mapper import build_instance_mapper
+from ..data.mappers.sem_seg_augmentation import build_sem_seg_augmentation, check_labels
 from ..evaluation.files import write_json
-from .checkpoints import resumable_hooks
-from .compile import compile_by_config
-from .cpu_memory import keep_memory
-from .distributed import distribute, local_norms_on_cpu
-from .ema import build_average
+from ..modeling.postprocessing.unpasted import for_evaluator
+from .distributed.data_parallel import distribute, local_norms_on_cpu
 from .evaluators import build_evaluator
-from .fast_kernels import use_fast_kernels
 from .hooks import EvaluateAverage, TrainingStopped, build_monitor_hooks
-from .inference import for_evaluator
-from .optimizer import build_optimizer
-from .resume import ResumableTrainer
-from .schedule import build_lr_scheduler
-from .stage_checkpointing import checkpoint_stages
+from .resume.checkpoints import resumable_hooks
+from .resume.trainer import ResumableTrainer
+from .solver.ema import build_average
+from .solver.optimizer import build_optimizer
+from .solver.schedule import build_lr_scheduler
+from .speed.allocator import keep_memory
+from .speed.compile import compile_by_config
+from .speed.fast_kernels import use_fast_kernels
+from .speed.stage_checkpointing import checkpoint_stages
+from .speed.threads import set_threads
 from .steps import build_step_trainer
-from .threads import set_threads
 from .writers import build_writers
 
 __all__ = ["Trainer"]

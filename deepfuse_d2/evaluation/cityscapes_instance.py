@@ -14,15 +14,15 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 
-from ..data.cityscapes_labels import instance_label_ids
+from ..data.datasets.cityscapes_labels import instance_label_ids
 from ..errors import ConfigError, DatasetError
+from ..structures.mask_crops import crops_of_instances
 from . import instance_ap, notices
 from .distances import read_distances
 from .files import read_label_image
 from .instance_matching import ImageMatches, match
 from .instance_report import write_report
 from .label_maps import check_classes
-from .mask_crops import crops_of_instances
 from .per_image import PerImageEvaluator
 
 __all__ = ["CityscapesInstanceEvaluator"]
@@ -52,7 +52,7 @@ class CityscapesInstanceEvaluator(PerImageEvaluator):
     """
 
     task = "segm"
-    # Read by deepfuse_d2.engine.inference: masks need not be pasted into full images for it.
+    # Masks need not be pasted into full images for it; see modeling/postprocessing/unpasted.py.
     accepts_unpasted_masks = True
 
     def __init__(

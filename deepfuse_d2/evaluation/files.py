@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..data.cityscapes_layout import IMAGE_SUFFIX
+from ..data.datasets.cityscapes_layout import IMAGE_SUFFIX
 from ..data.label_runs import read_labels_cached
 from ..errors import DatasetError
 from ..files import written_whole

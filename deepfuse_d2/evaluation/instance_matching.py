@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..structures.mask_crops import MaskCrop
 from .distances import region_distances
-from .mask_crops import MaskCrop
 
 __all__ = ["ImageMatches", "label_of", "match"]
 

@@ -1,6 +1,6 @@
 """Models in use: optimised, and fed with whatever an application has."""
 
-from .optimize import optimize_for_inference
+from .optimize.model import optimize_for_inference
 from .predictor import Predictor
 from .reading import read_image
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..evaluation.mask_crops import MaskCrop
-from ..modeling.meta_arch.tiling import tile_starts
+from ..modeling.postprocessing.tiling import tile_starts
+from ..structures.mask_crops import MaskCrop
 from .results import Found
 
 __all__ = ["Tile", "merge_tiles", "tiles_of"]

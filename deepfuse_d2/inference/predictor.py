@@ -19,12 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoint import DeepFuseCheckpointer
-from ..engine.inference import UnpastedMasks
-from ..engine.setup import check_config, load_config
+from ..config.checking import check_config
+from ..config.loading import load_config
 from ..errors import ConfigError, ImageError, WeightsError
 from ..modeling.meta_arch import DenseInference, FusionSemanticSegmentor
+from ..modeling.postprocessing.unpasted import UnpastedMasks
 from .instance_tiles import merge_tiles, tiles_of
-from .optimize import optimize_for_inference
+from .optimize.model import optimize_for_inference
 from .pipeline import ordered_batches
 from .reading import MAX_PIXELS, VIDEO_SUFFIXES, find_images, read_image, video
 from .results import (

@@ -9,11 +9,11 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ..engine.inference import scale_unpasted
 from ..errors import ConfigError, ImageError
-from ..evaluation.mask_crops import MaskCrop, crops_from_masks, crops_from_unpasted
-from ..modeling.meta_arch import row_bands
-from .paste import paste_masks
+from ..modeling.postprocessing import row_bands
+from ..modeling.postprocessing.paste import paste_masks
+from ..modeling.postprocessing.unpasted import scale_unpasted
+from ..structures.mask_crops import MaskCrop, crops_from_masks, crops_from_unpasted
 
 __all__ = [
     "OUTPUTS",

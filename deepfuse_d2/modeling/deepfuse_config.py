@@ -1,23 +1,10 @@
 """MODEL.DEEPFUSE as arguments, for everything that fuses: necks, backbones and heads."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..errors import ConfigError
-
-__all__ = ["config_errors", "deepfuse_arguments"]
-
-
-@contextlib.contextmanager
-def config_errors() -> Iterator[None]:
-    """A ValueError of a constructor with arguments from a config is a mistake in the config."""
-    try:
-        yield
-    except ValueError as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+__all__ = ["deepfuse_arguments"]
 
 
 def deepfuse_arguments(cfg: CfgNode) -> dict[str, Any]:

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.cityscapes_labels import instance_label_ids
+from ..data.datasets.cityscapes_labels import instance_label_ids
 from ..data.label_images import read_labels
 from ..errors import ConfigError, DatasetError
 from ..evaluation.label_maps import check_classes
-from ..evaluation.mask_crops import crops_of_instances
+from ..structures.mask_crops import crops_of_instances
 from .files import compare_files, label_map, stem_of, wrong_png
 
 __all__ = ["CityscapesInstances", "CityscapesPixels"]

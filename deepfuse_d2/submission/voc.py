@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.voc import VOC_CLASSES, voc_palette
+from ..data.datasets.voc import VOC_CLASSES, voc_palette
 from ..errors import ConfigError
 from .files import compare_files, label_map, stem_of, wrong_png
 

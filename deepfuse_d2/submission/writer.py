@@ -61,7 +61,7 @@ class SubmissionWriter(DatasetEvaluator):
         >>> inference_on_dataset(model, loader, writer)
     """
 
-    #: Masks may come as the mask head leaves them, see deepfuse_d2.engine.inference.
+    #: Masks may come as the mask head leaves them, see modeling/postprocessing/unpasted.py.
     accepts_unpasted_masks = True
 
     def __init__(

@@ -11,7 +11,7 @@ from weights_models import IMAGENET, Detector, perturb_norms, resnet
 
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
 from deepfuse_d2.checkpoint.reading import read_weights
-from deepfuse_d2.checkpoint.sources import SOURCES, recognise
+from deepfuse_d2.checkpoint.sources.table import SOURCES, recognise
 from deepfuse_d2.errors import WeightsError
 
 FEATURES = ["res2", "res3", "res4", "res5"]

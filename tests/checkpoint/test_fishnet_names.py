@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
-from deepfuse_d2.checkpoint.fishnet_names import is_fishnet, rename_fishnet
-from deepfuse_d2.checkpoint.sources import IMAGENET_RGB, recognise
+from deepfuse_d2.checkpoint.sources.fishnet_names import is_fishnet, rename_fishnet
+from deepfuse_d2.checkpoint.sources.table import IMAGENET_RGB, recognise
 from deepfuse_d2.modeling.backbone import Fish
 from deepfuse_d2.modeling.backbone.fishnet import VARIANTS
 

@@ -12,13 +12,13 @@ from torch import nn
 
 from deepfuse_d2 import add_deepfuse_config
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
-from deepfuse_d2.checkpoint.lw_refinenet_names import (
+from deepfuse_d2.checkpoint.sources.lw_refinenet_names import (
     is_lw_refinenet,
     is_lw_refinenet_mobilenet,
     rename_lw_refinenet,
     rename_lw_refinenet_mobilenet,
 )
-from deepfuse_d2.checkpoint.sources import recognise
+from deepfuse_d2.checkpoint.sources.table import recognise
 
 NUM_CLASSES = 5
 WIDTHS = [16, 8]

@@ -3,7 +3,7 @@ import pytest
 from detectron2.data import DatasetCatalog, DatasetMapper
 from PIL import Image
 
-from deepfuse_d2.data.camvid import load_camvid
+from deepfuse_d2.data.datasets.camvid import load_camvid
 from deepfuse_d2.data.problems import collect_problems
 from deepfuse_d2.errors import DatasetError
 

@@ -8,9 +8,9 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from deepfuse_d2.data import register_cityscapes_layout
-from deepfuse_d2.data.catalog import register_dataset
 from deepfuse_d2.data.check import check_dataset, duplicates_between
 from deepfuse_d2.data.check_annotations import check_annotations
+from deepfuse_d2.data.datasets.catalog import register_dataset
 
 BOX = {"bbox": [2, 3, 12, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
 

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from deepfuse_d2.data import register_cityscapes_layout
-from deepfuse_d2.data.cityscapes import load_cityscapes_instances, load_cityscapes_semantic
+from deepfuse_d2.data.datasets.cityscapes import load_cityscapes_instances, load_cityscapes_semantic
 from deepfuse_d2.errors import DatasetError
 
 CAR, PERSON = 2, 0

@@ -4,7 +4,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from deepfuse_d2.data.filtering import drop_small_instances, instance_area
+from deepfuse_d2.data.mappers.filtering import drop_small_instances, instance_area
 
 
 def annotation(side, crowd=0):

@@ -14,12 +14,12 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.data import image_reading
-from deepfuse_d2.data.cityscapes import load_cityscapes_instances
-from deepfuse_d2.data.instance_mapper import InstanceMapper, build_instance_mapper
-from deepfuse_d2.data.placement import resized_positions
-from deepfuse_d2.data.run_lengths import decode_counts
+from deepfuse_d2.data.datasets.cityscapes import load_cityscapes_instances
+from deepfuse_d2.data.mappers import image_reading
+from deepfuse_d2.data.mappers.instance_mapper import InstanceMapper, build_instance_mapper
+from deepfuse_d2.data.mappers.placement import resized_positions
 from deepfuse_d2.errors import DatasetError
+from deepfuse_d2.structures.run_lengths import decode_counts
 
 
 def config(*overrides):
@@ -213,7 +213,7 @@ def test_a_mask_of_another_size_than_its_image_is_told(record):
     ],
 )
 def test_what_it_cannot_do_is_left_to_detectron2(overrides, reason, caplog):
-    with caplog.at_level(logging.INFO, "deepfuse_d2.data.instance_mapper"):
+    with caplog.at_level(logging.INFO, "deepfuse_d2.data.mappers.instance_mapper"):
         mapper = build_instance_mapper(config(*overrides))
     assert type(mapper) is DatasetMapper
     assert reason in caplog.text

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from deepfuse_d2.data.pennfudan import load_pennfudan
+from deepfuse_d2.data.datasets.pennfudan import load_pennfudan
 from deepfuse_d2.errors import DatasetError
 
 

@@ -8,7 +8,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.data.sem_seg_augmentation import (
+from deepfuse_d2.data.mappers.sem_seg_augmentation import (
     ClassAwareCrop,
     RandomSaturation,
     ScaleJitter,

@@ -17,9 +17,9 @@ from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.data.samplers import TrainingSampler
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.data.batches import Batches, Place, aspect_groups
-from deepfuse_d2.data.seeded_mapper import DAMAGED, RecordError, SeededSamples
-from deepfuse_d2.data.train_loader import TrainLoader, build_train_loader
+from deepfuse_d2.data.loader.batches import Batches, Place, aspect_groups
+from deepfuse_d2.data.loader.train_loader import TrainLoader, build_train_loader
+from deepfuse_d2.data.mappers.seeded_mapper import DAMAGED, RecordError, SeededSamples
 from deepfuse_d2.engine import Trainer
 from deepfuse_d2.errors import ConfigError, DatasetError, TrainingError
 from deepfuse_d2.randomness import get_random_state, seeded, set_random_state

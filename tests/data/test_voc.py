@@ -7,8 +7,8 @@ import pytest
 from detectron2.data import DatasetMapper
 from PIL import Image
 
-from deepfuse_d2.data.sbd import read_sbd
-from deepfuse_d2.data.voc import load_voc, voc_palette
+from deepfuse_d2.data.datasets.sbd import read_sbd
+from deepfuse_d2.data.datasets.voc import load_voc, voc_palette
 from deepfuse_d2.errors import DatasetError
 
 IDS = np.array([[0, 0, 5, 5], [15, 20, 255, 0], [1, 1, 1, 1]], dtype=np.uint8)

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from deepfuse_d2.data.cityscapes import cityscapes_metadata
+from deepfuse_d2.data.datasets.cityscapes import cityscapes_metadata
 from deepfuse_d2.demo import compare
 from deepfuse_d2.demo.comparison import crop_iou
 from deepfuse_d2.demo.sources import find_sources

@@ -11,8 +11,8 @@ from torch import nn
 from deepfuse_d2 import add_deepfuse_config, get_config
 from deepfuse_d2.demo import DemoModel, TrainedModel
 from deepfuse_d2.errors import ConfigError, ImageError
-from deepfuse_d2.evaluation.mask_crops import crops_of_instances
 from deepfuse_d2.inference import Predictor
+from deepfuse_d2.structures.mask_crops import crops_of_instances
 
 HEIGHT, WIDTH = 20, 30
 IMAGE = np.zeros((HEIGHT, WIDTH, 3), np.uint8)

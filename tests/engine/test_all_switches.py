@@ -6,8 +6,9 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from deepfuse_d2.engine import Trainer, load_config, mixed_precision
-from deepfuse_d2.engine.stage_checkpointing import CheckpointedStage
+from deepfuse_d2.engine import Trainer, load_config
+from deepfuse_d2.engine.speed import mixed_precision
+from deepfuse_d2.engine.speed.stage_checkpointing import CheckpointedStage
 
 # key -> value, and how far the losses may be from those with everything off
 SWITCHES = {

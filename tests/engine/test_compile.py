@@ -7,9 +7,9 @@ import torch
 from detectron2.modeling import build_model
 from torch._dynamo.testing import CompileCounter
 
-from deepfuse_d2.engine import compile as compiling
 from deepfuse_d2.engine import load_config
-from deepfuse_d2.engine.compile import compile_by_config, compile_parts
+from deepfuse_d2.engine.speed import compile as compiling
+from deepfuse_d2.engine.speed.compile import compile_by_config, compile_parts
 
 
 @pytest.fixture(autouse=True)

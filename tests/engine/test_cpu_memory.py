@@ -8,14 +8,14 @@ import pytest
 from detectron2.config import get_cfg
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.engine.cpu_memory import keep_memory
+from deepfuse_d2.engine.speed.allocator import keep_memory
 
 # Pages that the system hands out while a map of 64 MiB is made and freed again and again.
 _PROGRAM = """
 import resource, sys, torch
 from detectron2.config import get_cfg
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.engine.cpu_memory import keep_memory
+from deepfuse_d2.engine.speed.allocator import keep_memory
 cfg = get_cfg()
 add_deepfuse_config(cfg)
 cfg.MODEL.DEVICE = "cpu"

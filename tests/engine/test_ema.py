@@ -12,7 +12,7 @@ from tiny_training import NAME, make_data, tiny_config, train
 from torch import nn
 
 from deepfuse_d2.checkpoint.reading import read_weights
-from deepfuse_d2.engine.ema import AverageWeights
+from deepfuse_d2.engine.solver.ema import AverageWeights
 from deepfuse_d2.errors import ConfigError
 
 

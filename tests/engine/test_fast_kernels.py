@@ -7,11 +7,11 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from deepfuse_d2.data.cropped_masks import CroppedMasks
 from deepfuse_d2.engine import load_config
-from deepfuse_d2.engine.fast_kernels import use_fast_kernels
-from deepfuse_d2.layers.folded_conv import FoldedConv2d
-from deepfuse_d2.layers.roi_align import RowROIAlign
+from deepfuse_d2.engine.speed.fast_kernels import use_fast_kernels
+from deepfuse_d2.kernels.folded_conv import FoldedConv2d
+from deepfuse_d2.kernels.roi_align import RowROIAlign
+from deepfuse_d2.structures.cropped_masks import CroppedMasks
 
 
 def batch(cropped):

@@ -22,13 +22,13 @@ from tiny_training import (
     train,
 )
 
-from deepfuse_d2.data.cropped_masks import CroppedMasks
-from deepfuse_d2.engine.batch_files import pack, read_batch, unpack, write_batch
-from deepfuse_d2.engine.checkpoints import Checkpoints
-from deepfuse_d2.engine.faults import first_not_finite
-from deepfuse_d2.engine.out_of_memory import is_out_of_memory
+from deepfuse_d2.engine.anomaly.batch_files import pack, read_batch, unpack, write_batch
+from deepfuse_d2.engine.anomaly.detection import first_not_finite
+from deepfuse_d2.engine.anomaly.out_of_memory import is_out_of_memory
+from deepfuse_d2.engine.resume.checkpoints import Checkpoints
 from deepfuse_d2.errors import ConfigError, TrainingError, WeightsError
 from deepfuse_d2.randomness import get_random_state
+from deepfuse_d2.structures.cropped_masks import CroppedMasks
 
 
 @pytest.fixture(scope="module", autouse=True)

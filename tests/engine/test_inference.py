@@ -10,8 +10,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from deepfuse_d2.engine import Trainer
-from deepfuse_d2.engine.inference import UnpastedMasks, for_evaluator
 from deepfuse_d2.evaluation import CityscapesInstanceEvaluator
+from deepfuse_d2.modeling.postprocessing.unpasted import UnpastedMasks, for_evaluator
 
 NAME = "inference_test_instances"
 CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")

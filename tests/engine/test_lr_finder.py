@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepfuse_d2.engine.lr_finder import Curve, range_test
+from deepfuse_d2.engine.solver.lr_finder import Curve, range_test
 from deepfuse_d2.errors import ConfigError
 
 

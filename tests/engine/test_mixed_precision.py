@@ -11,8 +11,8 @@ from test_fast_kernels import batch
 from torch.nn import functional as F
 
 from deepfuse_d2.engine import load_config
-from deepfuse_d2.engine.fast_kernels import use_fast_kernels
-from deepfuse_d2.engine.mixed_precision import keep_float32
+from deepfuse_d2.engine.speed.fast_kernels import use_fast_kernels
+from deepfuse_d2.engine.speed.mixed_precision import keep_float32
 
 
 def test_predictions_and_losses_of_mask_r_cnn_are_float32(repository, tiny_opts):

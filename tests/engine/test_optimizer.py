@@ -6,7 +6,7 @@ from detectron2.config import get_cfg
 from torch import nn
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.engine.optimizer import build_optimizer
+from deepfuse_d2.engine.solver.optimizer import build_optimizer
 from deepfuse_d2.errors import ConfigError
 
 

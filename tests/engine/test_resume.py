@@ -23,10 +23,11 @@ from tiny_training import (
     train,
 )
 
-from deepfuse_d2.engine.config_changes import changes, flatten
-from deepfuse_d2.engine.metric_history import last_written, trim_metrics
-from deepfuse_d2.engine.model_state import ForwardState
-from deepfuse_d2.engine.termination import Preempted
+from deepfuse_d2.config.flatten import flatten
+from deepfuse_d2.engine.distributed.preemption import Preempted
+from deepfuse_d2.engine.resume.changes import changes
+from deepfuse_d2.engine.resume.metric_history import last_written, trim_metrics
+from deepfuse_d2.engine.resume.model_state import ForwardState
 from deepfuse_d2.errors import ConfigError
 
 # Of a machine, not of a training.

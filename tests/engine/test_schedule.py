@@ -7,8 +7,8 @@ from detectron2.solver import build_optimizer as build_detectron2_optimizer
 from torch import nn
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.engine.optimizer import build_optimizer
-from deepfuse_d2.engine.schedule import PolyParamScheduler, build_lr_scheduler
+from deepfuse_d2.engine.solver.optimizer import build_optimizer
+from deepfuse_d2.engine.solver.schedule import PolyParamScheduler, build_lr_scheduler
 from deepfuse_d2.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepfuse_d2.engine import Trainer, load_config
-from deepfuse_d2.engine.stage_checkpointing import CheckpointedStage
+from deepfuse_d2.engine.speed.stage_checkpointing import CheckpointedStage
 from deepfuse_d2.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.engine import mixed_precision
+from deepfuse_d2.engine.speed import mixed_precision
 from deepfuse_d2.engine.steps import StepTrainer, build_step_trainer
 from deepfuse_d2.errors import ConfigError
 

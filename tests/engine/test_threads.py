@@ -5,8 +5,8 @@ import torch
 from detectron2.config import get_cfg
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.engine import threads
-from deepfuse_d2.engine.threads import choose_threads, physical_cores, set_threads
+from deepfuse_d2.engine.speed import threads
+from deepfuse_d2.engine.speed.threads import choose_threads, physical_cores, set_threads
 from deepfuse_d2.errors import ConfigError
 
 

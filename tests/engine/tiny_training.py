@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.data.train_loader import build_train_loader
+from deepfuse_d2.data.loader.train_loader import build_train_loader
 from deepfuse_d2.engine import Trainer
 
 NAME = "tiny_training"

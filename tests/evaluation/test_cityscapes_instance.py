@@ -11,11 +11,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import paste_masks_in_image
 from detectron2.structures import BitMasks, Instances
-from evaluation_oracle.cases import CLASSES, random_case
-from evaluation_oracle.official import runnable
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from benchmarks.evaluation_oracle.cases import CLASSES, random_case
+from benchmarks.evaluation_oracle.official import runnable
 from deepfuse_d2.errors import DatasetError
 from deepfuse_d2.evaluation import CityscapesInstanceEvaluator
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation_oracle.cases import CLASSES, LABEL_OF, random_case
-from evaluation_oracle.official import official_results
 
+from benchmarks.evaluation_oracle.cases import CLASSES, LABEL_OF, random_case
+from benchmarks.evaluation_oracle.official import official_results
 from deepfuse_d2.evaluation import instance_ap
 from deepfuse_d2.evaluation.instance_matching import label_of, match
-from deepfuse_d2.evaluation.mask_crops import crops_from_masks
+from deepfuse_d2.structures.mask_crops import crops_from_masks
 
 CASES = 240
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from evaluation_oracle.cases import random_pixels
-from evaluation_oracle.official import official_pixel_results
 from PIL import Image
 
-from deepfuse_d2.data.cityscapes import cityscapes_metadata
+from benchmarks.evaluation_oracle.cases import random_pixels
+from benchmarks.evaluation_oracle.official import official_pixel_results
+from deepfuse_d2.data.datasets.cityscapes import cityscapes_metadata
 from deepfuse_d2.errors import ConfigError, DatasetError
 from deepfuse_d2.evaluation import CityscapesSemSegEvaluator
 from deepfuse_d2.evaluation.files import frame_file

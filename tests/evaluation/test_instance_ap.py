@@ -5,7 +5,7 @@ import pytest
 
 from deepfuse_d2.evaluation import instance_ap
 from deepfuse_d2.evaluation.instance_matching import match
-from deepfuse_d2.evaluation.mask_crops import crops_from_masks
+from deepfuse_d2.structures.mask_crops import crops_from_masks
 
 PERSON, CAR = 24, 26
 SIZE = (40, 40)

@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_oracle.cases import LABEL_OF, random_case
 from PIL import Image
 
+from benchmarks.evaluation_oracle.cases import LABEL_OF, random_case
 from deepfuse_d2.evaluation import instance_ap
 from deepfuse_d2.evaluation.instance_errors import KINDS, best_threshold, image_errors
 from deepfuse_d2.evaluation.instance_matching import match
 from deepfuse_d2.evaluation.instance_report import write_report
-from deepfuse_d2.evaluation.mask_crops import crops_from_masks
+from deepfuse_d2.structures.mask_crops import crops_from_masks
 
 PERSON, CAR = 24, 26
 SIZE = (200, 200)

@@ -1,17 +1,12 @@
 """Small models whose predictions are spread enough to be compared."""
 
-import sys
-from pathlib import Path
-
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import nn
 
+from benchmarks.calibrated_weights import calibrated_random_weights
 from deepfuse_d2 import add_deepfuse_config
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-from stand_in_weights import stand_in_weights
 
 
 def rcnn_cfg(*opts) -> CfgNode:
@@ -67,5 +62,5 @@ def busy_rcnn(*opts) -> nn.Module:
     """A model of :func:`rcnn_cfg` that finds dozens of instances in :func:`images`."""
     torch.manual_seed(0)
     model = build_model(rcnn_cfg(*opts)).eval()
-    stand_in_weights(model, images((128, 192), (128, 192), seed=9), candidates=150)
+    calibrated_random_weights(model, images((128, 192), (128, 192), seed=9), candidates=150)
     return model

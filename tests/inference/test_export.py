@@ -2,8 +2,6 @@
 
 import builtins
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,13 +11,11 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from inference_models import images, rcnn_cfg
 from torch import nn
 
+from benchmarks.calibrated_weights import calibrated_random_weights
 from deepfuse_d2.errors import ConfigError, WeightsError
 from deepfuse_d2.inference import optimize_for_inference
-from deepfuse_d2.inference.export import FORMATS, difference, export_graph, load_exported
-from deepfuse_d2.inference.export_graphs import build_graph, default_part
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-from stand_in_weights import stand_in_weights
+from deepfuse_d2.inference.export.formats import FORMATS, difference, export_graph, load_exported
+from deepfuse_d2.inference.export.graphs import build_graph, default_part
 
 # Sides that are no multiples of a stride, that are, and larger and smaller than the exporter's.
 SIZES = ((101, 150), (128, 192), (257, 193))
@@ -80,7 +76,7 @@ SEMANTIC = [
 def detector(*opts):
     torch.manual_seed(0)
     model = build_model(rcnn_cfg(*SMALL, *opts)).eval()
-    stand_in_weights(model, images((128, 192), (128, 192), seed=9), candidates=150)
+    calibrated_random_weights(model, images((128, 192), (128, 192), seed=9), candidates=150)
     return model
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
-from deepfuse_d2.inference.fold import fold_norms
+from deepfuse_d2.inference.optimize.fold import fold_norms
 
 
 def randomize(model):

@@ -10,15 +10,15 @@ from detectron2.modeling import build_model
 from inference_models import busy_rcnn, images, rcnn_cfg
 from torch import nn
 
-from deepfuse_d2.engine.fast_kernels import use_fast_kernels
-from deepfuse_d2.engine.inference import UnpastedMasks
+from deepfuse_d2.engine.speed.fast_kernels import use_fast_kernels
 from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.inference import optimize_for_inference
-from deepfuse_d2.inference.convolution import InferenceConv2d, can_pack
-from deepfuse_d2.inference.heads import LinearAsConvolution
-from deepfuse_d2.inference.neck import InferenceFPN
-from deepfuse_d2.inference.roi_pool import TableROIPooler
-from deepfuse_d2.layers.winograd import WinogradConv2d
+from deepfuse_d2.inference.optimize.heads import LinearAsConvolution
+from deepfuse_d2.inference.optimize.neck import InferenceFPN
+from deepfuse_d2.kernels.packed_conv import InferenceConv2d, can_pack
+from deepfuse_d2.kernels.roi_pool import TableROIPooler
+from deepfuse_d2.kernels.winograd import WinogradConv2d
+from deepfuse_d2.modeling.postprocessing.unpasted import UnpastedMasks
 
 
 def assert_same_detections(found, expected):

@@ -1,19 +1,14 @@
 """Images of every kind become the right pixels, or an error that names them."""
 
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.input_trials import make_inputs
 from deepfuse_d2.errors import ImageError, UserError
 from deepfuse_d2.inference import read_image
 from deepfuse_d2.inference.reading import find_images, video
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-from try_inputs import make_inputs
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 BLUE_FIRST = np.ascontiguousarray(COLOUR[:, :, ::-1])

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from deepfuse_d2.errors import ConfigError
-from deepfuse_d2.modeling.meta_arch import DenseInference, row_bands
+from deepfuse_d2.modeling.meta_arch import DenseInference
 from deepfuse_d2.modeling.meta_arch.dense_inference import to_size
-from deepfuse_d2.modeling.meta_arch.tiling import blend_weights, predict_in_tiles, tile_starts
+from deepfuse_d2.modeling.postprocessing import row_bands
+from deepfuse_d2.modeling.postprocessing.tiling import blend_weights, predict_in_tiles, tile_starts
 
 CLASSES = 4
 

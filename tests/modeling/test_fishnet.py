@@ -9,7 +9,7 @@ from detectron2.modeling import build_backbone
 from fishnet_reference import random_state, reference
 from torch import nn
 
-from deepfuse_d2.checkpoint.fishnet_names import rename_fishnet
+from deepfuse_d2.checkpoint.sources.fishnet_names import rename_fishnet
 from deepfuse_d2.engine import load_config
 from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.modeling.backbone import Fish, FishNet, FishNetBackbone

@@ -12,7 +12,12 @@ from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from torch import nn
 
-from deepfuse_d2.checkpoint.res2net_names import is_dla, is_res2net, rename_dla, rename_res2net
+from deepfuse_d2.checkpoint.sources.res2net_names import (
+    is_dla,
+    is_res2net,
+    rename_dla,
+    rename_res2net,
+)
 from deepfuse_d2.engine import load_config
 from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.modeling.backbone import DLA, Res2Net, dla, res2net
@@ -94,7 +99,7 @@ def test_dlas_have_timms_count_of_parameters(name):
     assert parameters(ours) == parameters(theirs)
 
 
-# the 101s differ from the 50s in the number of blocks alone; tools/benchmark_backbones.py --parity
+# the 101s differ from the 50s in the number of blocks alone; benchmarks/backbones.py --parity
 # compares them too
 @pytest.mark.parametrize(
     "name", ["res2net50_26w_4s", "res2net50_48w_2s", "res2net50_14w_8s", "res2next50", "res2net50d"]

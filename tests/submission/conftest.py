@@ -8,8 +8,8 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from deepfuse_d2.data import register_cityscapes_layout
-from deepfuse_d2.data.catalog import register_dataset
-from deepfuse_d2.data.voc import load_voc, voc_metadata
+from deepfuse_d2.data.datasets.catalog import register_dataset
+from deepfuse_d2.data.datasets.voc import load_voc, voc_metadata
 
 SIZE = (20, 40)
 FRAMES = ("bonn_000000_000019", "bonn_000001_000019")

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from deepfuse_d2.data.voc import voc_palette
+from deepfuse_d2.data.datasets.voc import voc_palette
 from deepfuse_d2.errors import ConfigError, UserError
 from deepfuse_d2.submission import SubmissionWriter, build_submission_writer
 
@@ -78,7 +78,7 @@ def test_the_official_script_finds_every_instance_of_a_perfect_submission(
     town, perfect, tmp_path, repository, monkeypatch
 ):
     monkeypatch.syspath_prepend(str(repository / "tools"))
-    from evaluation_oracle.official import runnable
+    from benchmarks.evaluation_oracle.official import runnable
 
     folder = tmp_path / "out"
     write(SubmissionWriter("my_instances", folder), [perfect] * 2)

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from deepfuse_d2 import get_config
-from deepfuse_d2.inference.export import load_exported
+from deepfuse_d2.inference.export.formats import load_exported
 
 SEMANTIC = "MiniCity/sem_seg_R_18_SemSegFPN_quick"
 SMALL = [

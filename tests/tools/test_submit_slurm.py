@@ -93,7 +93,7 @@ def test_the_warning_of_slurm_writes_a_checkpoint_before_the_job_is_queued_again
     tool, submitit, monkeypatch
 ):
     from deepfuse_d2 import engine
-    from deepfuse_d2.engine.termination import Preempted
+    from deepfuse_d2.engine.distributed.preemption import Preempted
 
     happened = []
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from detectron2.utils import comm
 
 from ...errors import ConfigError
-from ..checkpoints import Checkpoints
+from ..resume.checkpoints import Checkpoints
 from .scores import OnScore, Scores
 
 __all__ = ["EarlyStopping", "TrainingStopped"]

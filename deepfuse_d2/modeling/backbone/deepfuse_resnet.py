@@ -20,8 +20,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone import build_resnet_backbone
 from torch import Tensor, nn
 
+from ...errors import config_errors
 from ...layers import DeepFuse, check_checkpoint_stages, run_stage
-from ..deepfuse_config import config_errors, deepfuse_arguments
+from ..deepfuse_config import deepfuse_arguments
 
 __all__ = ["BACKBONE_DIRECTIONS", "DeepFuseResNet", "build_deepfuse_resnet_backbone"]
 

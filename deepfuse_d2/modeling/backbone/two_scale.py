@@ -10,8 +10,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
+from ...config.look_up import look_up
 from ...errors import ConfigError
-from ..neck.build import look_up
 
 __all__ = ["TwoScaleBackbone", "build_two_scale_backbone"]
 

@@ -20,8 +20,8 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from ...errors import ConfigError
-from . import row_bands
-from .tiling import predict_in_tiles
+from ..postprocessing import row_bands
+from ..postprocessing.tiling import predict_in_tiles
 
 __all__ = ["DenseInference"]
 

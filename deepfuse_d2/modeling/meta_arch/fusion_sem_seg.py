@@ -20,9 +20,8 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ...errors import ConfigError
-from ..deepfuse_config import config_errors
-from ..neck.build import look_up
+from ...config.look_up import look_up
+from ...errors import ConfigError, config_errors
 from ..sem_seg.losses import SemSegLosses, image_level_loss
 from .dense_inference import DenseInference, to_size
 

@@ -5,10 +5,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.utils.registry import Registry
 
-from ...errors import ConfigError
-from ..deepfuse_config import config_errors
+from ...config.look_up import look_up
+from ...errors import config_errors
 
-__all__ = ["NECK_REGISTRY", "build_neck_backbone", "look_up"]
+__all__ = ["NECK_REGISTRY", "build_neck_backbone"]
 
 NECK_REGISTRY = Registry("NECK")
 NECK_REGISTRY.__doc__ = """
@@ -17,16 +17,6 @@ Registry of necks: modules that turn the features of a bottom-up network into a 
 An entry is called as ``entry(cfg, bottom_up)`` and returns a :class:`Backbone` that holds
 `bottom_up` and maps images (N, 3, H, W) to {"p2": (N, C, H/4, W/4), "p3": ..., ...}.
 """
-
-
-def look_up(registry: Registry, name: str, key: str):
-    """``registry.get(name)``, with an error that names the config `key` and what is known."""
-    if name not in registry:
-        raise ConfigError(
-            f'{key} = "{name}" is unknown; choose one of: '
-            + ", ".join(sorted(known for known, _ in registry))
-        )
-    return registry.get(name)
 
 
 @BACKBONE_REGISTRY.register()

@@ -25,8 +25,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from torch import Tensor, nn
 
+from ...errors import config_errors
 from ...layers import DeepFuse
-from ..deepfuse_config import config_errors, deepfuse_arguments
+from ..deepfuse_config import deepfuse_arguments
 from .build import NECK_REGISTRY
 from .pyramid import LateralPyramid
 

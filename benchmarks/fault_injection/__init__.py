@@ -1,0 +1,1 @@
+"""Trainings that are made to go wrong, for benchmarks/fault_injection_trials.py."""

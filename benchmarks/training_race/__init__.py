@@ -1,0 +1,1 @@
+"""Stock detectron2's trainer beside ours, for benchmarks/training.py."""

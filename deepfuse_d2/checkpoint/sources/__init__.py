@@ -1,0 +1,1 @@
+"""Public weights, one source a file: how they are recognised and renamed."""

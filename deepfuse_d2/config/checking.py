@@ -1,0 +1,59 @@
+"""Names in a config that nothing answers to, found before anything is built."""
+
+import difflib
+import os
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+)
+
+from ..errors import DatasetError, WeightsError
+from ..modeling.neck import NECK_REGISTRY
+from .flatten import flatten
+from .look_up import look_up
+
+__all__ = ["check_config"]
+
+_REGISTRIES = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.NECK.BOTTOM_UP": BACKBONE_REGISTRY,
+    "MODEL.NECK.NAME": NECK_REGISTRY,
+    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+    "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+    "MODEL.SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
+}
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raise the error that names the key for every name that cannot be found."""
+    values = flatten(cfg)
+    for key, registry in _REGISTRIES.items():
+        name = values[key]
+        if name:
+            look_up(registry, name, key)
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+        for name in values[key]:
+            if name not in DatasetCatalog:
+                near = difflib.get_close_matches(name, DatasetCatalog.list(), n=5, cutoff=0.4)
+                raise DatasetError(
+                    f'{key} names the data set "{name}", which is not registered. '
+                    + (f"Did you mean: {', '.join(near)}? " if near else "")
+                    + "datasets/README.md lists them and says how to register your own."
+                )
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not os.path.isfile(weights):
+        raise WeightsError(
+            f'MODEL.WEIGHTS = "{weights}" does not exist (folder: {os.getcwd()}). Give an existing '
+            'file, or MODEL.WEIGHTS "" to start from random weights.'
+        )

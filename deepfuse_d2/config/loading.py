@@ -1,0 +1,76 @@
+"""A config from detectron2's defaults, our keys, a yaml file and overrides."""
+
+import contextlib
+import difflib
+import logging
+import os
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from ..data import register_extra
+from ..errors import ConfigError
+from .flatten import flatten
+from .keys import add_deepfuse_config
+
+__all__ = ["load_config"]
+
+
+def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
+    """detectron2's defaults with our keys, then `config_file`, then the ``KEY VALUE`` pairs `opts`.
+
+    Registers the data sets of DATASETS.EXTRA.
+
+    A config that asks for CUDA where there is none gets MODEL.DEVICE "cpu" and one warning.
+    """
+    cfg = get_cfg()
+    add_deepfuse_config(cfg)
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise ConfigError(
+                f"Config file {config_file} does not exist (folder: {os.getcwd()}). See configs/."
+            )
+        with _config_errors(cfg, f"In {config_file}"):
+            # The unsafe loader, detectron2's default, lets a yaml run code.
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+    opts = list(opts or [])
+    if len(opts) % 2:
+        raise ConfigError(
+            f"Overrides come as KEY VALUE pairs; {len(opts)} words were given: {' '.join(opts)}"
+        )
+    with _config_errors(cfg, "On the command line"):
+        cfg.merge_from_list(opts)
+    register_extra(cfg.DATASETS.EXTRA)
+    if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
+        logging.getLogger(__name__).warning(
+            "MODEL.DEVICE is %s, but this machine offers no CUDA device; using the CPU.",
+            cfg.MODEL.DEVICE,
+        )
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+@contextlib.contextmanager
+def _config_errors(cfg: CfgNode, where: str):
+    """yacs' errors with the place, and for an unknown key the keys that look like it."""
+    try:
+        yield
+    except (KeyError, AssertionError) as error:
+        # yacs says "Non-existent [config] key: X"
+        message = str(error.args[0])
+        key = message.rsplit("key: ", 1)[-1]
+        if key == message:
+            raise ConfigError(f"{where}: {message}") from error
+        near = difflib.get_close_matches(key, flatten(cfg), n=4, cutoff=0.5)
+        hint = f" Did you mean: {', '.join(near)}?" if near else ""
+        raise ConfigError(f"{where}: unknown config key {key}.{hint}") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"{where}: {error.filename} does not exist (_BASE_?).") from error
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(
+            f"{where}: {error}. A config holds plain values only, because a yaml that builds "
+            "python objects can run code; write the value itself."
+        ) from error
+    except (ValueError, SyntaxError, yaml.YAMLError) as error:
+        raise ConfigError(f"{where}: {error}") from error

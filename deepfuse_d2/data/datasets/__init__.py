@@ -1,0 +1,1 @@
+"""Data sets, one a file, and their registration with detectron2."""

@@ -1,0 +1,126 @@
+"""Penn-Fudan pedestrians: 170 photographs with an instance mask for each person.
+
+    <root>/PNGImages/FudanPed00001.png         .jpg and .jpeg are read as well
+    <root>/PedMasks/FudanPed00001_mask.png     0 background, 1..n one id a person
+
+The data set has no split of its own. Here train is the files whose number mod 4 is not 0, and val
+the rest, in each of the two name series (FudanPed, PennPed).
+
+Wang, Shi, Song, Shen: "Object Detection Combining Recognition and Segmentation", ACCV 2007.
+"""
+
+import os
+import re
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from ...errors import DatasetError
+from ..cache import Frame, parse_cached
+from ..label_images import check_same_size, encode_regions, read_labels
+from ..problems import explained, report
+from .published import check_split, warn_if_incomplete
+
+__all__ = ["PENNFUDAN_METADATA", "load_pennfudan"]
+
+PENNFUDAN_METADATA = {
+    "evaluator_type": "coco",
+    "thing_classes": ["person"],
+    "thing_colors": [[220, 20, 60]],
+}
+
+_REMEDY = (
+    "Prepare Penn-Fudan by `python datasets/prepare_pennfudan.py --source PennFudanPed.zip`, or "
+    "set DETECTRON2_DATASETS to the folder that holds PennFudanPed/. See datasets/README.md."
+)
+
+_NUM_IMAGES = {"train": 128, "val": 42}
+_IMAGE_NAME = re.compile(r"((?:FudanPed|PennPed)(\d+))\.(?:png|jpg|jpeg)", re.IGNORECASE)
+_MASK_SUFFIX = "_mask.png"
+# Raise this when the meaning of what the parser returns changes: it makes old caches void.
+_VERSION = 1
+
+
+def load_pennfudan(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
+    """Loads a split in detectron2's format.
+
+    Args:
+        root: the folder PennFudanPed, which holds PNGImages and PedMasks.
+        split: "train" or "val".
+
+    Returns:
+        dicts of `file_name`, `image_id` (the file name without suffix), `height`, `width` and
+        `annotations`: each a tight box (XYXY_ABS), category 0 and a compressed RLE mask.
+
+    Raises:
+        DatasetError: a folder or file is missing or damaged; names it and says what to do.
+    """
+    check_split(split, _NUM_IMAGES)
+    root = os.path.abspath(root)
+    with explained(_REMEDY):
+        frames = _list_frames(root, split)
+        parsed = parse_cached(
+            frames, _parse, root=root, name=f"pennfudan_{split}", version=_VERSION
+        )
+    warn_if_incomplete(root, split, len(frames), _NUM_IMAGES)
+    return [
+        {
+            "file_name": frame.sources[0],
+            "image_id": frame.key,
+            "height": height,
+            "width": width,
+            "annotations": [
+                {
+                    # floats: detectron2's transforms scale coordinates in place
+                    "bbox": [float(edge) for edge in box],
+                    "bbox_mode": BoxMode.XYXY_ABS,
+                    "category_id": 0,
+                    "segmentation": {"size": [height, width], "counts": counts},
+                    "iscrowd": 0,
+                }
+                for *box, counts in people
+            ],
+        }
+        for frame, (height, width, people) in parsed
+    ]
+
+
+def _parse(frame: Frame) -> list:
+    """Returns [height, width, [[x0, y0, x1, y1, counts], ...]]."""
+    image, mask_file = frame.sources
+    ids = read_labels(mask_file)
+    check_same_size(image, mask_file, ids.shape)
+    people = encode_regions(ids, lambda ids: ids > 0)
+    return [*ids.shape, [[*person.box, person.counts] for person in people]]
+
+
+def _list_frames(root: str, split: str) -> list[Frame]:
+    images_folder, masks_folder = (os.path.join(root, name) for name in ("PNGImages", "PedMasks"))
+    for folder in (images_folder, masks_folder):
+        if not os.path.isdir(folder):
+            raise DatasetError(f"Folder {folder} does not exist.")
+
+    images: dict[str, str] = {}
+    # of several formats of one image the last counts: .png
+    matches = [_IMAGE_NAME.fullmatch(name) for name in sorted(os.listdir(images_folder))]
+    for match in filter(None, matches):
+        if (int(match[2]) % 4 == 0) == (split == "val"):
+            images[match[1]] = os.path.join(images_folder, match[0])
+    masks = {
+        name.removesuffix(_MASK_SUFFIX)
+        for name in os.listdir(masks_folder)
+        if name.endswith(_MASK_SUFFIX)
+    }
+    if not images:
+        raise DatasetError(f"Folder {images_folder} holds no {split} image of Penn-Fudan.")
+    report(
+        [
+            f"Mask {os.path.join(masks_folder, stem + _MASK_SUFFIX)} is missing."
+            for stem in sorted(images.keys() - masks)
+        ]
+    )
+    return [
+        Frame(stem, (image, os.path.join(masks_folder, stem + _MASK_SUFFIX)))
+        for stem, image in sorted(images.items())
+        if stem in masks
+    ]

@@ -1,0 +1,1 @@
+"""Batches of samples: which, in what order, and by which processes."""

@@ -1,0 +1,1 @@
+"""Steps that go wrong: found, named, and kept to be looked at."""

@@ -1,0 +1,1 @@
+"""Optimizers, schedules, averages of weights, and how to find a learning rate."""

@@ -1,0 +1,1 @@
+"""Threads, memory, precision, compilation and kernels of a training."""

@@ -1,0 +1,168 @@
+"""A model for use: the same predictions, sooner."""
+
+import copy
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ...errors import ConfigError
+from ...kernels.packed_conv import InferenceConv2d, can_pack, replace_convolutions
+from ...kernels.roi_pool import TableROIPooler
+from .blocks import fuse_blocks
+from .fold import fold_norms
+from .heads import (
+    flatten_channels_last,
+    fuse_mask_heads,
+    replace_wide_linears,
+    sides_of_masks,
+)
+from .neck import InferenceFPN
+from .precision import PRECISE, choose_dtype, lower_precision
+from .proposals import InferenceRPN, MergedRPNHead
+from .rcnn import InferenceRCNN
+
+__all__ = ["optimize_for_inference"]
+
+# Modules of classes that compute what detectron2's do, in ways made for training.
+_TRAINING_KERNELS = frozenset(
+    {
+        "deepfuse_d2.kernels.tiled_convolution",
+        "deepfuse_d2.kernels.folded_conv",
+        "deepfuse_d2.kernels.roi_align",
+    }
+)
+
+
+@torch.no_grad()
+def optimize_for_inference(
+    model: nn.Module,
+    dtype: torch.dtype | str = torch.float32,
+    compile: bool | str | Callable = False,
+    *,
+    score_threshold: float | None = None,
+) -> nn.Module:
+    """Return a faster model for inference with the predictions of `model`, which stays as it is.
+
+    Works on any model; most is gained on detectron2's GeneralizedRCNN, where also proposals, the
+    pooling of boxes and the pasting of masks are replaced, by code that computes the same. In
+    float32 predictions differ by rounding. What the result has no equivalent for (a class of its
+    own, a hook) stays as it is in `model`.
+
+    The result is for the device that `model` is on, cannot be trained, and on a CPU neither copied
+    nor saved: its filters have a layout of their own. Keep `model` for that.
+
+    Args:
+        model: detectron2's or ours, on its device.
+        dtype: of convolutions and linear layers: "float32", "bfloat16", "float16" (GPUs), or "auto"
+            for bfloat16 where the hardware has it and float32 elsewhere; also torch's constants.
+            Coordinates, scores and class logits stay float32.
+        compile: hand the networks in the model (backbone and heads) to ``torch.compile``. True
+            takes its default backend, which needs a C++ compiler on a CPU; or name a backend. The
+            first image of each size then takes a minute or so.
+        score_threshold: detections with a lower score are dropped before their masks are computed;
+            None keeps the threshold of the model. It can only rise.
+
+    Example:
+        >>> fast = optimize_for_inference(model, "auto")
+        >>> fast([{"image": image, "height": 1024, "width": 2048}])[0]["instances"]
+    """
+    if any(isinstance(module, InferenceConv2d) for module in model.modules()):
+        raise ConfigError(
+            "optimize_for_inference was given a model that it has made already; give the original."
+        )
+    model = copy.deepcopy(_unwrap(model)).eval().requires_grad_(False)
+    _take_off_training_kernels(model)
+    device = next(model.parameters()).device
+    dtype = choose_dtype(dtype, device)
+    # the compiler arranges filters and fuses operations itself
+    pack = can_pack(device) and not compile
+
+    backbone = getattr(model, "backbone", None)
+    folded = fold_norms(model, backbone)
+    on_cpu = device.type == "cpu"
+    flatten_channels_last(model)
+    if on_cpu:
+        _replace(model, TableROIPooler.fits, TableROIPooler)
+    _replace(model, MergedRPNHead.fits, lambda head: MergedRPNHead(head, pack=pack))
+    sides = sides_of_masks(model)
+    if pack:
+        fuse_mask_heads(model, dtype=dtype, pack=pack)
+        if dtype is torch.float32:
+            replace_wide_linears(model, pack=pack)
+    convolutions = replace_convolutions(model, dtype=dtype, pack=pack, precise=PRECISE, sides=sides)
+    fuse_blocks(model)
+    if InferenceFPN.fits(backbone):
+        InferenceFPN.take_over(backbone)
+    model.to(memory_format=torch.channels_last)
+    if dtype is not torch.float32:
+        lower_precision(model, dtype)
+    if InferenceRCNN.fits(model):
+        if InferenceRPN.fits(model.proposal_generator):
+            model.proposal_generator = InferenceRPN(model.proposal_generator)
+        model = InferenceRCNN.of(model)
+    if score_threshold is not None:
+        _raise_threshold(model, score_threshold)
+    if compile:
+        _compile(model, compile)
+    logging.getLogger(__name__).info(
+        "For inference: %d norms folded, %d convolutions, %s on %s%s",
+        folded, convolutions, dtype, device, ", compiled" if compile else "",
+    )  # fmt: skip
+    return model
+
+
+def _take_off_training_kernels(model: nn.Module) -> None:
+    """Undo what ``engine.fast_kernels`` did to the classes of a model that was to be trained."""
+    for module in model.modules():
+        if type(module).__module__ in _TRAINING_KERNELS:
+            bases = type(module).__mro__
+            module.__class__ = next(x for x in bases if x.__module__.startswith("detectron2."))
+
+
+def _replace(
+    model: nn.Module,
+    fits: Callable[[nn.Module], bool],
+    make: Callable[[nn.Module], nn.Module],
+) -> None:
+    """Put `make(module)` in the place of every module that fits."""
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if fits(module):
+                setattr(parent, name, make(module))
+
+
+def _raise_threshold(model: nn.Module, threshold: float) -> None:
+    """In every box predictor; a cascade has one for each stage."""
+    found = False
+    for module in model.modules():
+        if hasattr(module, "test_score_thresh"):
+            module.test_score_thresh = max(threshold, module.test_score_thresh)
+            found = True
+    if not found:
+        raise ConfigError(
+            f"score_threshold={threshold} was given for a {type(model).__name__}, which gives no "
+            "scored boxes; leave it out."
+        )
+
+
+def _compile(model: nn.Module, backend: bool | str | Callable) -> None:
+    options = {} if backend is True else {"backend": backend}
+    heads = getattr(model, "roi_heads", None)
+    proposals = getattr(model, "proposal_generator", None)
+    places = [
+        (model, "backbone"),
+        (model, "sem_seg_head"),
+        (proposals, "rpn_head"),
+        (heads, "box_head"),
+        (getattr(heads, "mask_head", None), "deconv"),
+    ]
+    for owner, name in places:
+        part = getattr(owner, name, None)
+        if isinstance(part, nn.Module):
+            part.compile(**options)
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

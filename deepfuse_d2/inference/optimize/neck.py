@@ -1,0 +1,52 @@
+"""detectron2's FPN for inference: sums where the laterals are, no copies of coarser maps."""
+
+from detectron2.modeling.backbone.fpn import FPN
+from torch import Tensor, nn
+
+from ...kernels.packed_conv import InferenceConv2d
+
+__all__ = ["InferenceFPN"]
+
+
+class InferenceFPN(FPN):
+    """An FPN of the modules of another one, see :meth:`take_over`."""
+
+    @staticmethod
+    def fits(module: nn.Module) -> bool:
+        """Whether it is detectron2's, unchanged, with laterals that give tensors of their own."""
+        return type(module) is FPN and all(
+            isinstance(conv, InferenceConv2d) for conv in module.lateral_convs
+        )
+
+    @classmethod
+    def take_over(cls, module: FPN) -> None:
+        """Make `module` one, where it is."""
+        module.__class__ = cls
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) -> {"p2": (N, C, H / 4, W / 4), ...} from high to low resolution."""
+        features = self.bottom_up(x)
+        coarser, results = None, []
+        names = self.in_features[::-1]
+        for name, lateral, output in zip(names, self.lateral_convs, self.output_convs, strict=True):
+            merged = lateral(features[name])
+            if coarser is not None:
+                _add_upsampled(merged, coarser)
+                if self._fuse_type == "avg":
+                    merged /= 2
+            results.insert(0, output(merged))
+            coarser = merged
+        if self.top_block is not None:
+            wanted = self.top_block.in_feature
+            given = features.get(wanted)
+            if given is None:
+                given = results[self._out_features.index(wanted)]
+            results.extend(self.top_block(given))
+        return dict(zip(self._out_features, results, strict=True))
+
+
+def _add_upsampled(fine: Tensor, coarse: Tensor) -> None:
+    """Add to `fine` (N, C, 2H, 2W), in place, `coarse` (N, C, H, W) with every cell four times."""
+    count, channels, height, width = coarse.shape
+    cells = fine.permute(0, 2, 3, 1).view(count, height, 2, width, 2, channels)
+    cells += coarse.permute(0, 2, 3, 1)[:, :, None, :, None]

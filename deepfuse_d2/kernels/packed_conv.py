@@ -1,0 +1,226 @@
+"""Convolutions for inference: channels innermost, filters laid out once, ReLU and sum included.
+
+detectron2's ``Conv2d`` sets up and removes a filter of warnings in every call, which is slow and,
+because that filter is one for the whole process, not safe with threads. And on a CPU, oneDNN
+rearranges the filters of a plain convolution in every call, and a ReLU or a sum is another passage
+over the map. 3x3 convolutions in float32 go by Winograd's method on top of that.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+
+from .winograd import WinogradConv2d
+
+__all__ = ["InferenceConv2d", "can_pack", "replace_convolutions"]
+
+# Layouts of 1x1 filters that are kept, for sizes of maps that differ by a factor of two or more.
+_LAYOUTS = 3
+
+
+def can_pack(device: torch.device) -> bool:
+    """Whether oneDNN's convolutions with fused operations are at hand: CPU builds of torch."""
+    return (
+        device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
+    )
+
+
+class InferenceConv2d(nn.Module):
+    """A convolution with constant filters and its ReLU; casts what it gets to its own dtype."""
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        *,
+        dtype: torch.dtype,
+        pack: bool,
+        winograd: bool = False,
+        side: int | None = None,
+    ):
+        """
+        Args:
+            conv: torch's or detectron2's, without a norm.
+            dtype: to compute in.
+            pack: lay the filters out for oneDNN. They are then opaque to ``state_dict`` and
+                ``copy.deepcopy``.
+            winograd: compute by tiles, see :class:`WinogradConv2d`, where that `fits`; with `pack`.
+            side: of the maps that it will get, in cells, if that is known.
+        """
+        super().__init__()
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.kernel_size, self.groups = conv.kernel_size, conv.groups
+        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.dtype = dtype
+        activation = getattr(conv, "activation", None)
+        self.relu = activation in (F.relu, F.relu_, torch.relu) or type(activation) is nn.ReLU
+        self.activation = None if self.relu else activation
+
+        weight = conv.weight.detach().to(dtype)
+        bias = None if conv.bias is None else conv.bias.detach().to(dtype)
+        self.register_buffer("bias", bias)
+        self.packed = self.winograd = None
+        if pack and winograd and WinogradConv2d.fits(conv, dtype):
+            m = None if side is None else WinogradConv2d.best_side(side, dtype)
+            self.winograd = WinogradConv2d(weight, bias, m=m)
+        elif pack:
+            # not a buffer: an opaque tensor can be neither saved nor copied nor moved
+            self.packed = {0: self._laid_out(weight.to_mkldnn(), None)}  # size of map -> filters
+        else:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            self.register_buffer("filters", weight)
+
+    @property
+    def weight(self) -> Tensor:
+        """(out_channels, in_channels / groups, h, w) filters, a copy where they are packed."""
+        if self.winograd is not None:
+            return self.winograd.weight
+        return self.filters if self.packed is None else self._any_packed().to_dense()
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, groups={self.groups}, "
+            f"relu={self.relu}, dtype={self.dtype}, packed={self.packed is not None}, "
+            f"winograd={self.winograd is not None}"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K, H', W')"""
+        x = self._prepare(x)
+        if self.winograd is not None:
+            x = self.winograd(x, relu=self.relu)
+        elif self.packed is not None and x.numel():
+            x = torch.ops.mkldnn._convolution_pointwise(
+                x, self._filters_for(x), self.bias, self.padding, self.stride, self.dilation,
+                self.groups, "relu" if self.relu else "none", [], "",
+            )  # fmt: skip
+        else:
+            x = self._plain(x)
+            if self.relu:
+                x = x.relu_()
+        return x if self.activation is None else self.activation(x)
+
+    def add_relu(self, x: Tensor, other: Tensor, *, into: bool = False) -> Tensor:
+        """ReLU of the sum of the convolution, without its own activation, and `other`.
+
+        Args:
+            into: the result may take the memory of `other`.
+        """
+        x, other = self._prepare(x), self._prepare(other)
+        if self.winograd is not None:
+            return self.winograd(x).add_(other).relu_()
+        if self.packed is not None and x.numel():
+            filters = self._filters_for(x)
+            how = (self.padding, self.stride, self.dilation, self.groups, "add", 1.0, "relu")
+            if into:
+                return torch.ops.mkldnn._convolution_pointwise_.binary(
+                    other, x, filters, self.bias, *how, [], ""
+                )
+            return torch.ops.mkldnn._convolution_pointwise.binary(
+                x, other, filters, self.bias, *how, [], ""
+            )
+        return self._plain(x).add_(other).relu_()
+
+    def then(self, x: Tensor, following: "InferenceConv2d") -> Tensor:
+        """``following(self(x))`` of a 1x1 convolution that alone takes the result."""
+        if self.winograd is None or self.activation is not None or following.relu:
+            return following(self(x))
+        weight = following.weight.flatten(1)
+        return self.winograd(self._prepare(x), relu=self.relu, then=(weight, following.bias))
+
+    def _filters_for(self, x: Tensor) -> Tensor:
+        """Packed filters in the layout that oneDNN prefers for maps of about that size.
+
+        Of 1x1 filters, the best layout depends on the size, and with another one oneDNN rearranges
+        them in every call: for 2048 to 512 channels at 16 x 32, that takes four times as long as
+        the convolution.
+        """
+        if self.kernel_size != (1, 1):
+            return self.packed[0]
+        size = (x.shape[2] * x.shape[3]).bit_length()
+        filters = self.packed.get(size)
+        if filters is None:
+            filters = self._laid_out(self._any_packed(), x.shape)
+            # a new dict, so that another thread never sees one that is being changed
+            others = [pair for pair in self.packed.items() if pair[0]][1 - _LAYOUTS :]
+            self.packed = {**dict(others), size: filters}
+        return filters
+
+    def _any_packed(self) -> Tensor:
+        return next(iter(self.packed.values()))
+
+    def _laid_out(self, weight: Tensor, shape: torch.Size | None) -> Tensor:
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(
+            weight, self.padding, self.stride, self.dilation, self.groups, shape
+        )
+
+    def _prepare(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return F.conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+
+
+def replace_convolutions(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype,
+    pack: bool,
+    precise: frozenset[str] = frozenset(),
+    sides: Mapping[nn.Module, int] | None = None,
+) -> int:
+    """Put :class:`InferenceConv2d` in place of torch's and detectron2's, and return how many.
+
+    A convolution with a norm that could not be folded, with padding other than zeros, or of a class
+    of its own stays.
+
+    Args:
+        precise: names of modules that compute in float32.
+        sides: of the maps that convolutions will get, in cells, where they are known.
+    """
+    made: dict[nn.Module, InferenceConv2d] = {}
+    for parent in list(model.modules()):
+        for name, conv in list(parent.named_children()):
+            if not _replaceable(conv):
+                continue
+            if conv not in made:
+                own = torch.float32 if name in precise else dtype
+                side = (sides or {}).get(conv)
+                made[conv] = InferenceConv2d(conv, dtype=own, pack=pack, winograd=True, side=side)
+            setattr(parent, name, made[conv])
+    _refresh_lists(model, made)
+    return len(made)
+
+
+def _replaceable(module: nn.Module) -> bool:
+    if type(module) is Conv2d and module.norm is not None:
+        return False
+    return (
+        type(module) in (Conv2d, nn.Conv2d)
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not hasattr(module, "parametrizations")
+    )
+
+
+def _refresh_lists(model: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
+    """detectron2 keeps some modules in plain lists as well (FPN.lateral_convs, for one)."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, list) and any(_is_key(x, made) for x in value):
+                setattr(module, name, [made[x] if _is_key(x, made) else x for x in value])
+
+
+def _is_key(value: object, made: dict) -> bool:
+    return isinstance(value, nn.Module) and value in made

@@ -1,0 +1,1 @@
+"""Masks as crops, run lengths: what data, evaluation, inference and drawing share."""

@@ -1,1 +1,0 @@
-"""Stock detectron2's trainer beside ours, for tools/benchmark_training.py."""
