@@ -34,7 +34,7 @@ from .resume.trainer import ResumableTrainer
 from .solver.ema import build_average
 from .solver.optimizer import build_optimizer
 from .solver.schedule import build_lr_scheduler
-from .speed.allocator import keep_memory
+from .speed.allocator import retain_freed_memory
 from .speed.compile import compile_by_config
 from .speed.fast_kernels import use_fast_kernels
 from .speed.stage_checkpointing import checkpoint_stages
@@ -75,7 +75,7 @@ class Trainer(ResumableTrainer):
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         set_threads(cfg)
-        keep_memory(cfg)
+        retain_freed_memory(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)

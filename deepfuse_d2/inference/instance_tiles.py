@@ -12,7 +12,7 @@ import numpy as np
 
 from ..modeling.postprocessing.tiling import tile_starts
 from ..structures.mask_crops import MaskCrop
-from .results import Found
+from .results import DetectedInstances
 
 __all__ = ["Tile", "merge_tiles", "tiles_of"]
 
@@ -29,12 +29,12 @@ def tiles_of(height: int, width: int, tile: tuple[int, int], overlap: int) -> It
 
 
 def merge_tiles(
-    parts: list[tuple[Tile, Found]],
+    parts: list[tuple[Tile, DetectedInstances]],
     size: tuple[int, int],
     *,
     min_iou: float = 0.5,
     limit: int = -1,
-) -> Found:
+) -> DetectedInstances:
     """One set of instances of the image, best first.
 
     An instance has the box around, the mask of, and the best score among what it was joined of.
@@ -76,7 +76,7 @@ def merge_tiles(
     joined = sorted(members.values(), key=lambda group: -max(scores[i] for i in group))
     if limit >= 0:
         joined = joined[:limit]
-    return Found(
+    return DetectedInstances(
         size,
         np.array([_hull([boxes[i] for i in g]) for g in joined], dtype=np.float32).reshape(-1, 4),
         np.array([max(scores[i] for i in g) for g in joined], dtype=np.float32),
@@ -86,7 +86,10 @@ def merge_tiles(
 
 
 def _candidates(
-    parts: list[tuple[Tile, Found]], tile_of: list[int], boxes: list, classes: list[int]
+    parts: list[tuple[Tile, DetectedInstances]],
+    tile_of: list[int],
+    boxes: list,
+    classes: list[int],
 ) -> Iterator[tuple[int, int, Tile]]:
     """Pairs of a class in two tiles that overlap, whose boxes meet there, and where that is."""
     of_tile: dict[int, list[int]] = {}

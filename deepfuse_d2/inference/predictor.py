@@ -30,10 +30,10 @@ from .pipeline import ordered_batches
 from .reading import MAX_PIXELS, VIDEO_SUFFIXES, find_images, read_image, video
 from .results import (
     OUTPUTS,
-    Found,
+    DetectedInstances,
     convert,
-    convert_found,
     convert_labels,
+    convert_predictions,
     labels_of_logits,
     to_supervision,
 )
@@ -285,7 +285,9 @@ class Predictor:
             ]
             for tile, raw in zip(some, self._infer(entries), strict=True):
                 # as crops at once: they take less than the masks of a whole image of tiles
-                parts.append((tile, Found.of(raw, tile[2] - tile[0], tile[3] - tile[1])))
+                parts.append(
+                    (tile, DetectedInstances.of(raw, tile[2] - tile[0], tile[3] - tile[1]))
+                )
         return parts
 
     def _finish(self, prepared: "_Prepared", raw: Any, output: str) -> Any:
@@ -302,14 +304,16 @@ class Predictor:
         if prepared.image is not None:
             limit = self.cfg.TEST.DETECTIONS_PER_IMAGE
             found = merge_tiles(raw, prepared.size, limit=limit)
-            return convert_found(found, output, self.metadata)
+            return convert_predictions(found, output, self.metadata)
         if isinstance(raw, dict) and "sem_seg" in raw and "instances" not in raw:
             return convert_labels(labels_of_logits(raw["sem_seg"]), output, self.metadata)
         if isinstance(raw, Instances) and self._augmented is None:
             return convert(raw, *prepared.size, output, self.metadata)
         finished = raw["instances"] if isinstance(raw, dict) else raw
         if output == "rle":
-            return convert_found(Found.of_finished(finished), output, self.metadata)
+            return convert_predictions(
+                DetectedInstances.of_finished(finished), output, self.metadata
+            )
         return finished if output == "native" else to_supervision(finished, self.metadata)
 
 

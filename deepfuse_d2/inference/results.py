@@ -17,10 +17,10 @@ from ..structures.mask_crops import MaskCrop, crops_from_masks, crops_from_unpas
 
 __all__ = [
     "OUTPUTS",
-    "Found",
+    "DetectedInstances",
     "convert",
-    "convert_found",
     "convert_labels",
+    "convert_predictions",
     "encode_crop",
     "labels_of_logits",
 ]
@@ -32,7 +32,7 @@ OUTPUTS = ("native", "rle", "supervision")
 _MAX_MASK_BYTES = 7 * 1024**3
 
 
-class Found:
+class DetectedInstances:
     """Instances of one image with masks as crops, in whatever order they are."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Found:
         return len(self.boxes)
 
     @classmethod
-    def of(cls, raw: Instances, height: int, width: int) -> "Found":
+    def of(cls, raw: Instances, height: int, width: int) -> "DetectedInstances":
         """From what the heads give, for an image of that size."""
         instances = scale_unpasted(raw, height, width)
         boxes = instances.pred_boxes.tensor
@@ -73,7 +73,7 @@ class Found:
         )
 
     @classmethod
-    def of_finished(cls, instances: Instances) -> "Found":
+    def of_finished(cls, instances: Instances) -> "DetectedInstances":
         """From what a model returns: boxes and masks of the size of the image."""
         crops = None
         if instances.has("pred_masks"):
@@ -126,11 +126,13 @@ def convert(
             )
         return result
     if output == "rle":
-        return coco_results(Found.of(raw, height, width), metadata)
+        return coco_results(DetectedInstances.of(raw, height, width), metadata)
     return to_supervision(convert(raw, height, width, "native", metadata), metadata)
 
 
-def convert_found(found: Found, output: str, metadata: Metadata) -> Instances | list[dict] | Any:
+def convert_predictions(
+    found: DetectedInstances, output: str, metadata: Metadata
+) -> Instances | list[dict] | Any:
     """Instances with crops for masks in the form of `output`."""
     if output == "rle":
         return coco_results(found, metadata)
@@ -138,7 +140,7 @@ def convert_found(found: Found, output: str, metadata: Metadata) -> Instances | 
     return instances if output == "native" else to_supervision(instances, metadata)
 
 
-def coco_results(found: Found, metadata: Metadata) -> list[dict]:
+def coco_results(found: DetectedInstances, metadata: Metadata) -> list[dict]:
     """COCO's results of one image: category_id, bbox (x, y, w, h), score, segmentation."""
     ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
     category = {contiguous: given for given, contiguous in ids.items()}

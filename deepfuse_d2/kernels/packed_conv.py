@@ -128,12 +128,12 @@ class InferenceConv2d(nn.Module):
             )
         return self._plain(x).add_(other).relu_()
 
-    def then(self, x: Tensor, following: "InferenceConv2d") -> Tensor:
+    def followed_by(self, x: Tensor, following: "InferenceConv2d") -> Tensor:
         """``following(self(x))`` of a 1x1 convolution that alone takes the result."""
         if self.winograd is None or self.activation is not None or following.relu:
             return following(self(x))
         weight = following.weight.flatten(1)
-        return self.winograd(self._prepare(x), relu=self.relu, then=(weight, following.bias))
+        return self.winograd(self._prepare(x), relu=self.relu, following=(weight, following.bias))
 
     def _filters_for(self, x: Tensor) -> Tensor:
         """Packed filters in the layout that oneDNN prefers for maps of about that size.
@@ -176,7 +176,7 @@ def replace_convolutions(
     dtype: torch.dtype,
     pack: bool,
     precise: frozenset[str] = frozenset(),
-    sides: Mapping[nn.Module, int] | None = None,
+    map_sizes: Mapping[nn.Module, int] | None = None,
 ) -> int:
     """Put :class:`InferenceConv2d` in place of torch's and detectron2's, and return how many.
 
@@ -185,7 +185,7 @@ def replace_convolutions(
 
     Args:
         precise: names of modules that compute in float32.
-        sides: of the maps that convolutions will get, in cells, where they are known.
+        map_sizes: of the maps that convolutions will get, in cells, where they are known.
     """
     made: dict[nn.Module, InferenceConv2d] = {}
     for parent in list(model.modules()):
@@ -194,7 +194,7 @@ def replace_convolutions(
                 continue
             if conv not in made:
                 own = torch.float32 if name in precise else dtype
-                side = (sides or {}).get(conv)
+                side = (map_sizes or {}).get(conv)
                 made[conv] = InferenceConv2d(conv, dtype=own, pack=pack, winograd=True, side=side)
             setattr(parent, name, made[conv])
     _refresh_lists(model, made)

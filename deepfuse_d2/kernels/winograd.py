@@ -145,15 +145,15 @@ class WinogradConv2d(nn.Module):
         x: Tensor,
         *,
         relu: bool = False,
-        then: tuple[Tensor, Tensor | None] | None = None,
+        following: tuple[Tensor, Tensor | None] | None = None,
     ) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W), channels innermost.
 
         Args:
             relu: apply it to the result.
-            then: weight (L, K) and bias (L,) of a 1x1 convolution that alone takes the result; it
-                is computed tile by tile, so that K channels of the whole map never exist, and the
-                result is (N, L, H, W) of their type.
+            following: weight (L, K) and bias (L,) of a 1x1 convolution that alone takes the
+                result; it is computed tile by tile, so that K channels of the whole map never
+                exist, and the result is (N, L, H, W) of their type.
         """
         count, channels, height, width = x.shape
         m, side = self.m, self.m + 2
@@ -166,8 +166,8 @@ class WinogradConv2d(nn.Module):
             (per_image, m * row, m * column, row, column, 1),
         )
         wide, dtype = self.out_channels, x.dtype
-        if then is not None:
-            wide, dtype = len(then[0]), then[0].dtype
+        if following is not None:
+            wide, dtype = len(following[0]), following[0].dtype
         whole = x.new_empty(count, rows * m, columns * m, wide, dtype=dtype)
         outputs = whole.view(count, rows, m, columns, m, wide).permute(0, 1, 3, 2, 4, 5)
         # pieces of whole images, or of rows of one
@@ -188,9 +188,9 @@ class WinogradConv2d(nn.Module):
         for image, line in starts:
             piece = np.s_[image : image + images, line : line + lines]
             found, target = self._tiles(inputs[piece], *changes, *buffers), outputs[piece]
-            if then is not None:
+            if following is not None:
                 found = found.relu_() if relu else found
-                target.copy_(F.linear(found.to(dtype), *then).view(target.shape))
+                target.copy_(F.linear(found.to(dtype), *following).view(target.shape))
             elif relu:
                 torch.clamp_min(found.view(target.shape), 0, out=target)
             else:

@@ -6,12 +6,12 @@ import detectron2.layers
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LocalWhereNotSynced", "get_norm"]
+__all__ = ["UnsyncedBatchNorm", "get_norm"]
 
 _GROUPS = 32  # of detectron2's "GN"
 
 
-class LocalWhereNotSynced(nn.SyncBatchNorm):
+class UnsyncedBatchNorm(nn.SyncBatchNorm):
     """SyncBN whose maps on a CPU are normalised within their process, with one warning.
 
     torch synchronises the statistics on GPUs alone, and fails elsewhere. Parameters, buffers and
@@ -21,7 +21,7 @@ class LocalWhereNotSynced(nn.SyncBatchNorm):
     _is_warned = False
 
     @classmethod
-    def of(cls, norm: nn.SyncBatchNorm) -> "LocalWhereNotSynced":
+    def of(cls, norm: nn.SyncBatchNorm) -> "UnsyncedBatchNorm":
         """One with the parameters and buffers of `norm`, shared."""
         local = cls(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
@@ -35,8 +35,8 @@ class LocalWhereNotSynced(nn.SyncBatchNorm):
         """(N, C, H, W) -> the same shape."""
         if x.device.type != "cpu":
             return super().forward(x)
-        if self.training and not LocalWhereNotSynced._is_warned:
-            LocalWhereNotSynced._is_warned = True
+        if self.training and not UnsyncedBatchNorm._is_warned:
+            UnsyncedBatchNorm._is_warned = True
             logging.getLogger(__name__).warning(
                 "SyncBN synchronises statistics on GPUs alone; on this CPU each process normalises "
                 "by its own images, as BN does."
@@ -66,7 +66,7 @@ def get_norm(norm: str, channels: int) -> nn.Module | None:
             "quarter of the channels, a dense or multi_scale one an eighth), or another norm."
         )
     if norm == "SyncBN":
-        return LocalWhereNotSynced(channels)
+        return UnsyncedBatchNorm(channels)
     try:
         return detectron2.layers.get_norm(norm, channels)
     except KeyError as error:

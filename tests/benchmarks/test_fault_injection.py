@@ -50,7 +50,7 @@ def test_a_training_that_did_not_end_has_lost_it(trained, tmp_path):
 
 def test_a_fault_is_caused_survived_and_told(repository):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.fault_injection_trials", "--only",
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.fault_injection", "--only",
          "loss that is not finite, skip"],
         cwd=repository, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.data.samplers import TrainingSampler
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.data.loader.batches import Batches, Place, aspect_groups
+from deepfuse_d2.data.loader.batches import Batches, SamplerState, aspect_groups
 from deepfuse_d2.data.loader.train_loader import TrainLoader, build_train_loader
 from deepfuse_d2.data.mappers.seeded_mapper import DAMAGED, RecordError, SeededSamples
 from deepfuse_d2.engine import Trainer
@@ -127,9 +127,9 @@ def test_another_batch_size_goes_on_without_losing_or_repeating_an_image(before,
         Batches(lambda s: TrainingSampler(11, seed=s), n, aspect_groups(RECORDS))
         for n in (before, after)
     ]
-    iterator = sizes[0].after(5, Place())
+    iterator = sizes[0].after(5, SamplerState())
     first = [next(iterator) for _ in range(4)]
-    place = Place.from_state_dict(first[-1][1].state_dict())
+    place = SamplerState.from_state_dict(first[-1][1].state_dict())
     iterator = sizes[1].after(5, place)
     second = [next(iterator) for _ in range(40 // after)]
     left = [pick for group in second[-1][1].waiting for pick in group]
@@ -138,7 +138,7 @@ def test_another_batch_size_goes_on_without_losing_or_repeating_an_image(before,
 
 
 def test_a_place_says_how_many_samples_it_took():
-    place = Batches(lambda s: TrainingSampler(11, seed=s), 4).after(0, Place())
+    place = Batches(lambda s: TrainingSampler(11, seed=s), 4).after(0, SamplerState())
     assert [next(place)[1].position for _ in range(3)] == [4, 8, 12]
 
 

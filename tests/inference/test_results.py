@@ -13,7 +13,7 @@ from deepfuse_d2.errors import ConfigError, ImageError
 from deepfuse_d2.inference import results
 from deepfuse_d2.inference.instance_tiles import merge_tiles, tiles_of
 from deepfuse_d2.inference.results import (
-    Found,
+    DetectedInstances,
     convert,
     convert_labels,
     encode_crop,
@@ -57,7 +57,7 @@ def found(size, *entries):
     crops = []
     for _, _, (x0, y0, x1, y1) in entries:
         crops.append((y0, x0, np.ones((y1 - y0, x1 - x0), dtype=bool)))
-    return Found(
+    return DetectedInstances(
         size,
         np.array([box for _, _, box in entries], dtype=np.float32).reshape(-1, 4),
         np.array([score for _, score, _ in entries], dtype=np.float32),

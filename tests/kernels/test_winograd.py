@@ -115,7 +115,7 @@ def test_a_1x1_convolution_behind_is_computed_tile_by_tile(monkeypatch):
     last = InferenceConv2d(head, dtype=torch.float32, pack=True)
     for shape in ((1, 128, 18, 10), (3, 128, 5, 4), (1, 128, 1, 1)):
         x = torch.randn(shape)
-        found = fast.then(x, last)
+        found = fast.followed_by(x, last)
         assert found.shape == (shape[0], 15, *shape[2:])
         torch.testing.assert_close(found, head(conv(x)), rtol=1e-4, atol=1e-4)
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from torch.utils.data import Sampler
 
-__all__ = ["Batches", "Place", "aspect_groups"]
+__all__ = ["Batches", "SamplerState", "aspect_groups"]
 
 # (position in the endless stream of samples, index of the record)
-Pick = tuple[int, int]
+SampleIndex = tuple[int, int]
 
 
 @dataclass
-class Place:
+class SamplerState:
     """Where a training stands.
 
     Attributes:
@@ -28,14 +28,14 @@ class Place:
     """
 
     position: int = 0
-    waiting: list[list[Pick]] = field(default_factory=list)
+    waiting: list[list[SampleIndex]] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         waiting = [[list(pick) for pick in group] for group in self.waiting]
         return {"position": self.position, "waiting": waiting}
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> "Place":
+    def from_state_dict(cls, state: dict[str, Any]) -> "SamplerState":
         waiting = [[tuple(pick) for pick in group] for group in state["waiting"]]
         return cls(state["position"], waiting)
 
@@ -67,20 +67,22 @@ class Batches:
         self.rank = rank
         self.world_size = world_size
 
-    def after(self, seed: int, place: Place) -> Iterator[tuple[list[Pick], Place]]:
-        """Batches from `place` on, without end: the part of this process, and the place after it.
+    def after(
+        self, seed: int, state: SamplerState
+    ) -> Iterator[tuple[list[SampleIndex], SamplerState]]:
+        """Batches from `state` on, without end: the part of this process, and the state after it.
 
-        `place` may come from a training of another batch size or number of processes: no image is
+        `state` may come from a training of another batch size or number of processes: no image is
         lost or seen twice.
         """
         sampler = self.sampler(seed)
         stream = getattr(sampler, "_infinite_indices", sampler.__iter__)()
-        numbered = enumerate(islice(stream, place.position, None), place.position)
+        numbered = enumerate(islice(stream, state.position, None), state.position)
         # Grouped anew, because another batch size or grouping may find batches among them.
-        waited = sorted(pick for group in place.waiting for pick in group)
-        waiting: list[list[Pick]] = [[] for _ in range(max(self.groups or [0]) + 1)]
+        waited = sorted(pick for group in state.waiting for pick in group)
+        waiting: list[list[SampleIndex]] = [[] for _ in range(max(self.groups or [0]) + 1)]
         for (position, index), after in chain(
-            ((pick, place.position) for pick in waited),
+            ((pick, state.position) for pick in waited),
             ((pick, pick[0] + 1) for pick in numbered),
         ):
             group = waiting[self.groups[index] if self.groups else 0]
@@ -88,9 +90,9 @@ class Batches:
             if len(group) == self.batch_size:
                 batch = group[:]
                 group.clear()
-                yield self._part(batch), Place(after, [list(group) for group in waiting])
+                yield self._part(batch), SamplerState(after, [list(group) for group in waiting])
 
-    def _part(self, batch: list[Pick]) -> list[Pick]:
+    def _part(self, batch: list[SampleIndex]) -> list[SampleIndex]:
         return batch[self.rank :: self.world_size]
 
 

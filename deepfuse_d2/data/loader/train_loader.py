@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ...errors import ConfigError, DatasetError, TrainingError
 from ..mappers.seeded_mapper import DAMAGED, SeededSamples
-from .batches import Batches, Pick, Place, aspect_groups
+from .batches import Batches, SampleIndex, SamplerState, aspect_groups
 from .workers import explain_dead_workers, start_worker, wait_for_the_step
 
 __all__ = ["TrainLoader", "build_train_loader"]
@@ -68,21 +68,21 @@ class TrainLoader:
         self.options = options
         # file -> what is wrong with it
         self.damaged: dict[str, str] = {}
-        self._place = Place()
+        self._state = SamplerState()
         self._logger = logging.getLogger(__name__)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         deaths = 0
         while True:
             samples = SeededSamples(self.records, self.mapper, self.seed, self.num_workers)
-            places: deque[Place] = deque()
-            prepared = iter(self._loader(samples, places))
+            states: deque[SamplerState] = deque()
+            prepared = iter(self._loader(samples, states))
             wait_for_the_step()
             atexit.register(samples.close)
             try:
                 for batch in prepared:
                     self._note_damage(batch)
-                    self._place = places.popleft()
+                    self._state = states.popleft()
                     yield batch
             except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
                 why = explain_dead_workers(getattr(prepared, "_workers", ()), samples)
@@ -101,7 +101,7 @@ class TrainLoader:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            **self._place.state_dict(),
+            **self._state.state_dict(),
             "seed": self.seed,
             "records": len(self.records),
             "damaged": dict(self.damaged),
@@ -109,7 +109,7 @@ class TrainLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; takes effect when the next iterator is made."""
-        self._place = Place.from_state_dict(state)
+        self._state = SamplerState.from_state_dict(state)
         self.seed = state["seed"]
         self.damaged = dict(state["damaged"])
         if state["records"] != len(self.records):
@@ -117,12 +117,12 @@ class TrainLoader:
                 "The data set had %d records, it has %d: the order of the images is another one.",
                 state["records"], len(self.records),
             )  # fmt: skip
-            self._place.waiting = []
+            self._state.waiting = []
 
-    def _loader(self, samples: SeededSamples, places: deque) -> DataLoader:
+    def _loader(self, samples: SeededSamples, states: deque) -> DataLoader:
         return DataLoader(
             samples,
-            batch_sampler=_Picks(self.batches, self.seed, self._place, places),
+            batch_sampler=_SampleIndices(self.batches, self.seed, self._state, states),
             num_workers=self.num_workers,
             collate_fn=_as_it_is,
             worker_init_fn=start_worker,
@@ -152,15 +152,15 @@ class TrainLoader:
             )  # fmt: skip
 
 
-class _Picks(Sampler):
-    """Batches from a place on; writes down the place after each one that it hands out."""
+class _SampleIndices(Sampler):
+    """Batches from a state on; writes down the state after each one that it hands out."""
 
-    def __init__(self, batches: Batches, seed: int, place: Place, places: deque):
-        self.batches, self.seed, self.place, self.places = batches, seed, place, places
+    def __init__(self, batches: Batches, seed: int, state: SamplerState, states: deque):
+        self.batches, self.seed, self.state, self.states = batches, seed, state, states
 
-    def __iter__(self) -> Iterator[list[Pick]]:
-        for batch, place in self.batches.after(self.seed, self.place):
-            self.places.append(place)
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        for batch, state in self.batches.after(self.seed, self.state):
+            self.states.append(state)
             yield batch
 
 

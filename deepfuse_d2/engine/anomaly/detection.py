@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError, TrainingError, UserError
 from ...randomness import get_random_state
-from ..distributed.all_reduce import any_process
+from ..distributed.all_reduce import all_reduce_any
 from ..resume.model_state import ForwardState
 from .batch_files import describe_batch, write_batch
 from .out_of_memory import explain_out_of_memory, is_out_of_memory
 
-__all__ = ["StepGuard", "first_not_finite"]
+__all__ = ["AnomalyDetector", "first_not_finite"]
 
 _ACTIONS = ("stop", "skip")
 
@@ -27,7 +27,7 @@ class _Skip(Exception):
     """Leaves a step before its backward pass."""
 
 
-class StepGuard:
+class AnomalyDetector:
     """Looks at the batch and the losses of every step.
 
     Losses that are not finite end the training, or the step alone, before anything is learned from
@@ -161,7 +161,7 @@ class StepGuard:
             if is_bad:
                 raise TrainingError(f"{self._report(wrong, losses)}\n{self._stop_advice()}")
             return
-        if not any_process(is_bad):  # a step that one process leaves, all leave
+        if not all_reduce_any(is_bad):  # a step that one process leaves, all leave
             return
         report = self._report(wrong, losses) if is_bad else "Another process has bad losses."
         self._skipped += 1

@@ -4,13 +4,13 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-__all__ = ["any_process"]
+__all__ = ["all_reduce_any"]
 
 # The group of processes and one for the CPU that has the same members; made at the first question.
 _group: tuple[object, object] | None = None
 
 
-def any_process(flag: bool) -> bool:
+def all_reduce_any(flag: bool) -> bool:
     """Whether `flag` holds in any process; all must ask together."""
     global _group
     if comm.get_world_size() == 1:

@@ -10,7 +10,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import ConfigError
-from ...layers.norm import LocalWhereNotSynced
+from ...layers.norm import UnsyncedBatchNorm
 
 __all__ = ["distribute", "local_norms_on_cpu"]
 
@@ -64,7 +64,7 @@ def local_norms_on_cpu(model: nn.Module, device: str | torch.device) -> nn.Modul
         for module in list(model.modules()):
             for name, child in module.named_children():
                 if type(child) is nn.SyncBatchNorm:
-                    setattr(module, name, LocalWhereNotSynced.of(child))
+                    setattr(module, name, UnsyncedBatchNorm.of(child))
     return model
 
 

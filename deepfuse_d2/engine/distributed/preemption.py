@@ -6,9 +6,9 @@ import threading
 
 from detectron2.utils import comm
 
-from .all_reduce import any_process
+from .all_reduce import all_reduce_any
 
-__all__ = ["WARNINGS", "Notice", "Preempted"]
+__all__ = ["WARNINGS", "Preempted", "PreemptionHandler"]
 
 # SIGTERM is what clusters send; Slurm's users often ask for SIGUSR1.
 WARNINGS = (signal.SIGTERM, signal.SIGUSR1)
@@ -18,7 +18,7 @@ class Preempted(SystemExit):
     """Ends a training that was told to make room; has the exit code to be queued again on."""
 
 
-class Notice:
+class PreemptionHandler:
     """Whether a signal of :data:`WARNINGS` has come, to this process or to any other one.
 
     Args:
@@ -43,7 +43,7 @@ class Notice:
 
     def for_all(self) -> bool:
         """Whether it came to any process: the same answer in all, which all must ask for."""
-        return any_process(self.came is not None)
+        return all_reduce_any(self.came is not None)
 
     def nothing_to_write(self, is_so: bool) -> None:
         """Say whether all that was done is in a checkpoint, as while an evaluation runs.

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from ...errors import ConfigError, TrainingError
 from ..anomaly.detection import first_not_finite
-from ..distributed.preemption import Notice
+from ..distributed.preemption import PreemptionHandler
 
 __all__ = ["LATEST", "Checkpoints", "Resume", "resumable_hooks"]
 
@@ -62,7 +62,7 @@ class Checkpoints(HookBase):
         self.kept = kept
         self.max_failures = max_failures
         self.written: int | None = None  # iteration of the last one
-        self.notice: Notice | None = None  # is told when all is written
+        self.preemption: PreemptionHandler | None = None  # is told when all is written
         self._failures = 0
 
     def before_train(self) -> None:
@@ -79,8 +79,10 @@ class Checkpoints(HookBase):
             self.write("model_final", must=True)
         elif self._evaluation_follows(done) and self.written != iteration:
             self.write(LATEST)
-        if self.notice is not None:
-            self.notice.nothing_to_write(self.written == iteration and done < self.trainer.max_iter)
+        if self.preemption is not None:
+            self.preemption.nothing_to_write(
+                self.written == iteration and done < self.trainer.max_iter
+            )
 
     def _evaluation_follows(self, done: int) -> bool:
         return self.before_evaluation > 0 and done % self.before_evaluation == 0
@@ -167,19 +169,19 @@ class Resume(HookBase):
         if not 1 <= exit_code <= 255:
             raise ConfigError(f"SOLVER.SAFETY.EXIT_CODE is {exit_code}; it must be in 1..255.")
         self.checkpoints = checkpoints
-        self.notice = checkpoints.notice = Notice(exit_code)
+        self.preemption = checkpoints.preemption = PreemptionHandler(exit_code)
 
     def before_train(self) -> None:
         self.trainer.guard  # noqa: B018  (from here on it watches; its keys are checked)
-        self.notice.listen()
+        self.preemption.listen()
         self.trainer.continue_from_checkpoint()
         if self.trainer.start_iter >= self.trainer.max_iter:
             # No step is left; what follows is counted as behind the last one, as it was before.
             self.trainer.iter = self.trainer.start_iter - 1
-            self.notice.nothing_to_write(True)
+            self.preemption.nothing_to_write(True)
 
     def before_step(self) -> None:
-        if self.notice.for_all():
+        if self.preemption.for_all():
             # the state is that after the step before, and nothing of this one has happened
             self.trainer.iter = self.trainer.storage.iter = self.trainer.iter - 1
             self._write_and_leave()
@@ -187,17 +189,17 @@ class Resume(HookBase):
 
     def after_step(self) -> None:
         # the last one is in model_final, and an evaluation follows
-        self.notice.nothing_to_write(self.trainer.iter + 1 >= self.trainer.max_iter)
+        self.preemption.nothing_to_write(self.trainer.iter + 1 >= self.trainer.max_iter)
 
     def after_train(self) -> None:
-        self.notice.stop_listening()
+        self.preemption.stop_listening()
 
     def _write_and_leave(self) -> None:
         iteration = self.trainer.iter
         if iteration >= 0 and iteration != self.checkpoints.written:
             self.checkpoints.write(LATEST, must=True)
         comm.synchronize()  # who is gone first would have the others killed by the launcher
-        self.notice.leave()
+        self.preemption.leave()
 
 
 def resumable_hooks(

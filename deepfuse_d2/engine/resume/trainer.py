@@ -23,7 +23,7 @@ from ...config.flatten import flatten
 from ...data.loader.train_loader import TrainLoader
 from ...errors import ConfigError, TrainingError
 from ...randomness import get_random_state, set_random_state, untouched_random_state
-from ..anomaly.detection import StepGuard
+from ..anomaly.detection import AnomalyDetector
 from .changes import changes, report
 from .checkpoints import LATEST, Checkpoints
 from .metric_history import (
@@ -162,9 +162,9 @@ class ResumableTrainer(DefaultTrainer):
         self._process_states = None
 
     @property
-    def guard(self) -> StepGuard:
+    def guard(self) -> AnomalyDetector:
         if not hasattr(self, "_guard"):
-            self._guard = StepGuard(
+            self._guard = AnomalyDetector(
                 self.cfg, self._trainer.model, self.optimizer, self.forward_state
             )
         return self._guard

@@ -6,7 +6,7 @@ import logging
 import torch
 from detectron2.config import CfgNode
 
-__all__ = ["keep_memory"]
+__all__ = ["retain_freed_memory"]
 
 # Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -14,7 +14,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _KEPT = 2**31 - 1
 
 
-def keep_memory(cfg: CfgNode) -> bool:
+def retain_freed_memory(cfg: CfgNode) -> bool:
     """Let this process keep freed memory if it trains on a CPU and SOLVER.CPU_KEEP_MEMORY says so.
 
     The C library gives every large block back to the system as soon as it is free, and the system

@@ -13,8 +13,8 @@ __all__ = [
     "UpsampledPredictor",
     "flatten_channels_last",
     "fuse_mask_heads",
+    "map_sizes_of_masks",
     "replace_wide_linears",
-    "sides_of_masks",
 ]
 
 # Maps of 14 x 14 cells and 256 channels: 6 MB in float32; two times 126 tiles of F(5 x 5).
@@ -141,14 +141,14 @@ def replace_wide_linears(model: nn.Module, *, pack: bool) -> int:
     return count
 
 
-def sides_of_masks(model: nn.Module) -> dict[nn.Module, int]:
+def map_sizes_of_masks(model: nn.Module) -> dict[nn.Module, int]:
     """Convolutions of detectron2's mask heads and the side of the maps that they get."""
-    sides = {}
+    map_sizes = {}
     for heads in model.modules():
         pooler, head = getattr(heads, "mask_pooler", None), getattr(heads, "mask_head", None)
         if pooler is not None and isinstance(head, MaskRCNNConvUpsampleHead):
-            sides |= dict.fromkeys(head.conv_norm_relus, max(pooler.output_size))
-    return sides
+            map_sizes |= dict.fromkeys(head.conv_norm_relus, max(pooler.output_size))
+    return map_sizes
 
 
 @torch.no_grad()

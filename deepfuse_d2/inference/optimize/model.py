@@ -15,8 +15,8 @@ from .fold import fold_norms
 from .heads import (
     flatten_channels_last,
     fuse_mask_heads,
+    map_sizes_of_masks,
     replace_wide_linears,
-    sides_of_masks,
 )
 from .neck import InferenceFPN
 from .precision import PRECISE, choose_dtype, lower_precision
@@ -86,12 +86,14 @@ def optimize_for_inference(
     if on_cpu:
         _replace(model, TableROIPooler.fits, TableROIPooler)
     _replace(model, MergedRPNHead.fits, lambda head: MergedRPNHead(head, pack=pack))
-    sides = sides_of_masks(model)
+    map_sizes = map_sizes_of_masks(model)
     if pack:
         fuse_mask_heads(model, dtype=dtype, pack=pack)
         if dtype is torch.float32:
             replace_wide_linears(model, pack=pack)
-    convolutions = replace_convolutions(model, dtype=dtype, pack=pack, precise=PRECISE, sides=sides)
+    convolutions = replace_convolutions(
+        model, dtype=dtype, pack=pack, precise=PRECISE, map_sizes=map_sizes
+    )
     fuse_blocks(model)
     if InferenceFPN.fits(backbone):
         InferenceFPN.take_over(backbone)

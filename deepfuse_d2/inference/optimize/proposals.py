@@ -129,7 +129,7 @@ class MergedRPNHead(nn.Module):
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Maps (N, C, H, W) -> scores (N, A, H, W) and deltas (N, 4A, H, W) of each."""
         if isinstance(self.conv, InferenceConv2d):
-            both = [self.conv.then(x, self.predictor) for x in features]
+            both = [self.conv.followed_by(x, self.predictor) for x in features]
         else:
             both = [self.predictor(self.conv(x)) for x in features]
         return [x[:, : self.anchors] for x in both], [x[:, self.anchors :] for x in both]

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Let a small training go wrong in every way, and print as a Markdown table what is lost.
 
-    python -m benchmarks.fault_injection_trials   # all, 20 kills: some minutes on a CPU
-    python -m benchmarks.fault_injection_trials --kills 3 --only "full disk" SIGTERM
+    python -m benchmarks.fault_injection   # all, 20 kills: some minutes on a CPU
+    python -m benchmarks.fault_injection --kills 3 --only "full disk" SIGTERM
 
 "Nothing" means: the training, resumed where it had ended, came to the same metrics, weights,
 optimizer and random states as one that nothing happened to, bit for bit.
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> bool:
         _say("undisturbed")
         start = time.monotonic()
         if training.run(training.whole) != 0:
-            sys.exit(f"try_faults.py: the undisturbed training failed:\n{_tail(training.whole)}")
+            sys.exit(f"fault_injection: the undisturbed training failed:\n{_tail(training.whole)}")
         training.seconds = time.monotonic() - start
         print("| fault | what happened | lost |\n|---|---|---|", flush=True)
         all_kept = True

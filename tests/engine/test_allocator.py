@@ -8,19 +8,19 @@ import pytest
 from detectron2.config import get_cfg
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.engine.speed.allocator import keep_memory
+from deepfuse_d2.engine.speed.allocator import retain_freed_memory
 
 # Pages that the system hands out while a map of 64 MiB is made and freed again and again.
 _PROGRAM = """
 import resource, sys, torch
 from detectron2.config import get_cfg
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.engine.speed.allocator import keep_memory
+from deepfuse_d2.engine.speed.allocator import retain_freed_memory
 cfg = get_cfg()
 add_deepfuse_config(cfg)
 cfg.MODEL.DEVICE = "cpu"
 cfg.SOLVER.CPU_KEEP_MEMORY = sys.argv[1] == "True"
-kept = keep_memory(cfg)
+kept = retain_freed_memory(cfg)
 for _ in range(2):
     torch.zeros(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -48,7 +48,7 @@ def test_a_training_on_a_gpu_and_other_libraries_are_left_alone(monkeypatch):
     cfg = get_cfg()
     add_deepfuse_config(cfg)
     cfg.MODEL.DEVICE = "cuda"
-    assert not keep_memory(cfg)
+    assert not retain_freed_memory(cfg)
     cfg.MODEL.DEVICE = "cpu"
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    assert not keep_memory(cfg)
+    assert not retain_freed_memory(cfg)
