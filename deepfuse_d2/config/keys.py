@@ -406,7 +406,8 @@ def add_deepfuse_config(cfg: CN) -> None:
     #   cityscapes_instances  ROOT (folder of leftImg8bit and gtFine), SPLIT; HAS_LABELS (default:
     #   cityscapes_semantic     all but SPLIT "test"; False gives images only)
     #   label_images          IMAGES, LABELS (folders), CLASSES (names of ids 0, 1, ...);
-    #                         IGNORE_LABEL (default 255), LABEL_SUFFIX (default ".png")
+    #                         IGNORE_LABEL (default 255), LABEL_SUFFIX (default ".png", ".tif")
+    #   instance_label_images IMAGES, LABELS (one id an object); CLASSES (one name), LABEL_SUFFIX
     #   subset                OF (a registered data set), COUNT (images, spread evenly over it)
     # Relative paths start from the working directory. See datasets/README.md.
     cfg.DATASETS.EXTRA = []

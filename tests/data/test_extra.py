@@ -141,7 +141,7 @@ def test_a_subset_of_an_entry_above_it_learns_its_classes_when_loaded(data):
     ("entry", "message"),
     [
         ("my_train", r"EXTRA\[0\] is 'my_train'; expected a mapping with NAME and FORMAT"),
-        ({"NAME": "a"}, r"EXTRA\[0\] \(a\): no FORMAT; choose one of \['coco', 'cityscapes_inst"),
+        ({"NAME": "a"}, r"EXTRA\[0\] \(a\): no FORMAT; choose one of \['coco', 'instance_label"),
         ({**COCO, "FORMAT": "voc"}, r"\(my_train\): FORMAT = 'voc' is unknown; choose one of"),
         ({"FORMAT": "coco", "JSON": "a"}, r"NAME, IMAGES is missing; FORMAT coco takes NAME, FORM"),
         ({**COCO, "ROOT": "."}, "key 'ROOT' is unknown; FORMAT coco takes NAME, FORMAT, JSON, IM"),

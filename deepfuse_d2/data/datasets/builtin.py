@@ -13,6 +13,7 @@ from .camvid import CAMVID_METADATA, load_camvid
 from .catalog import datasets_root, register_dataset
 from .cityscapes import register_cityscapes_layout
 from .cityscapes_layout import layout_folders
+from .nuclei import NUCLEI_METADATA, load_nuclei
 from .pennfudan import PENNFUDAN_METADATA, load_pennfudan
 from .voc import load_voc, voc_metadata
 
@@ -43,6 +44,9 @@ def register_all() -> None:
     for split in ("train", "val"):
         load = functools.partial(_load_pennfudan, split)
         register_dataset(f"pennfudan_{split}", load, PENNFUDAN_METADATA, replace=True)
+    for split in ("train", "val"):
+        load = functools.partial(_load_nuclei, split)
+        register_dataset(f"nuclei_{split}", load, NUCLEI_METADATA, replace=True)
     for split in ("train", "val", "test"):
         load = functools.partial(_load_camvid, split)
         register_dataset(f"camvid_sem_seg_{split}", load, CAMVID_METADATA, replace=True)
@@ -73,6 +77,10 @@ def _minicity_root() -> Path:
 
 def _load_pennfudan(split: str) -> list[dict]:
     return load_pennfudan(datasets_root() / "PennFudanPed", split)
+
+
+def _load_nuclei(split: str) -> list[dict]:
+    return load_nuclei(datasets_root() / "nuclei", split)
 
 
 def _load_camvid(split: str) -> list[dict]:

@@ -13,13 +13,11 @@ import os
 import re
 from typing import Any
 
-from detectron2.structures import BoxMode
-
 from ...errors import DatasetError
-from ..cache import Frame, parse_cached
-from ..label_images import check_same_size, encode_regions, read_labels
 from ..problems import explained, report
+from .instance_labels import load_instance_labels
 from .published import check_split, warn_if_incomplete
+from .semantic import Pair
 
 __all__ = ["PENNFUDAN_METADATA", "load_pennfudan"]
 
@@ -37,8 +35,6 @@ _REMEDY = (
 _NUM_IMAGES = {"train": 128, "val": 42}
 _IMAGE_NAME = re.compile(r"((?:FudanPed|PennPed)(\d+))\.(?:png|jpg|jpeg)", re.IGNORECASE)
 _MASK_SUFFIX = "_mask.png"
-# Raise this when the meaning of what the parser returns changes: it makes old caches void.
-_VERSION = 1
 
 
 def load_pennfudan(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
@@ -58,43 +54,13 @@ def load_pennfudan(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     check_split(split, _NUM_IMAGES)
     root = os.path.abspath(root)
     with explained(_REMEDY):
-        frames = _list_frames(root, split)
-        parsed = parse_cached(
-            frames, _parse, root=root, name=f"pennfudan_{split}", version=_VERSION
-        )
-    warn_if_incomplete(root, split, len(frames), _NUM_IMAGES)
-    return [
-        {
-            "file_name": frame.sources[0],
-            "image_id": frame.key,
-            "height": height,
-            "width": width,
-            "annotations": [
-                {
-                    # floats: detectron2's transforms scale coordinates in place
-                    "bbox": [float(edge) for edge in box],
-                    "bbox_mode": BoxMode.XYXY_ABS,
-                    "category_id": 0,
-                    "segmentation": {"size": [height, width], "counts": counts},
-                    "iscrowd": 0,
-                }
-                for *box, counts in people
-            ],
-        }
-        for frame, (height, width, people) in parsed
-    ]
+        pairs = _list_pairs(root, split)
+        records = load_instance_labels(pairs, root=root, name=f"pennfudan_{split}")
+    warn_if_incomplete(root, split, len(pairs), _NUM_IMAGES)
+    return records
 
 
-def _parse(frame: Frame) -> list:
-    """Returns [height, width, [[x0, y0, x1, y1, counts], ...]]."""
-    image, mask_file = frame.sources
-    ids = read_labels(mask_file)
-    check_same_size(image, mask_file, ids.shape)
-    people = encode_regions(ids, lambda ids: ids > 0)
-    return [*ids.shape, [[*person.box, person.counts] for person in people]]
-
-
-def _list_frames(root: str, split: str) -> list[Frame]:
+def _list_pairs(root: str, split: str) -> list[Pair]:
     images_folder, masks_folder = (os.path.join(root, name) for name in ("PNGImages", "PedMasks"))
     for folder in (images_folder, masks_folder):
         if not os.path.isdir(folder):
@@ -120,7 +86,7 @@ def _list_frames(root: str, split: str) -> list[Frame]:
         ]
     )
     return [
-        Frame(stem, (image, os.path.join(masks_folder, stem + _MASK_SUFFIX)))
+        Pair(stem, image, os.path.join(masks_folder, stem + _MASK_SUFFIX))
         for stem, image in sorted(images.items())
         if stem in masks
     ]

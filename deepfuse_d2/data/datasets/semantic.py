@@ -15,7 +15,8 @@ from ..problems import report
 
 __all__ = ["Pair", "load_images", "load_pairs", "pair_by_stem"]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".png")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 
 # Raise this when the meaning of what the parser returns changes: it makes old caches void.
 _VERSION = 1
@@ -30,9 +31,13 @@ class Pair(NamedTuple):
 
 
 def pair_by_stem(
-    images: str | os.PathLike, labels: str | os.PathLike, label_suffix: str = ".png"
+    images: str | os.PathLike, labels: str | os.PathLike, label_suffix: str | None = None
 ) -> list[Pair]:
     """Finds the label file of the same stem for every image of a folder, sorted by stem.
+
+    Args:
+        label_suffix: what follows the stem in the name of a label file, such as "_mask.png"; by
+            default the first there is of :data:`LABEL_SUFFIXES`.
 
     Raises:
         DatasetError: a folder does not exist or is empty, or an image has no label file.
@@ -51,8 +56,10 @@ def pair_by_stem(
     present = set(os.listdir(labels))
     pairs, missing = [], []
     for stem, image in stems.items():
-        path = os.path.abspath(os.path.join(labels, stem + label_suffix))
-        if stem + label_suffix in present:
+        names = [stem + suffix for suffix in ([label_suffix] if label_suffix else LABEL_SUFFIXES)]
+        name = next((name for name in names if name in present), None)
+        path = os.path.abspath(os.path.join(labels, name or names[0]))
+        if name:
             pairs.append(Pair(stem, image, path))
         else:
             missing.append(f"Label file {path} is missing.")
