@@ -1,4 +1,4 @@
-"""Files that are never half there."""
+"""Files that are never half there, and the folder for those that can be made again."""
 
 import os
 import uuid
@@ -6,7 +6,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["written_whole"]
+__all__ = ["BESIDE_THE_DATA", "CACHE_VARIABLE", "cache_home", "written_whole"]
+
+#: The environment variable that moves the cache; the key CACHE.FOLDER sets it.
+CACHE_VARIABLE = "DEEPFUSE_CACHE"
+#: Its value for what belongs to a data set to lie in the folder of that data set.
+BESIDE_THE_DATA = "dataset"
+
+
+def cache_home() -> Path | None:
+    """The user's folder for what can be made again at any time; it need not exist.
+
+    It is ``$DEEPFUSE_CACHE``; else ``deepfuse_d2`` in ``$XDG_CACHE_HOME``, by default ``~/.cache``.
+    None for a user without a home.
+    """
+    asked = os.environ.get(CACHE_VARIABLE, "")
+    if asked not in ("", BESIDE_THE_DATA):
+        return Path(os.path.abspath(os.path.expanduser(asked)))
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(home):  # a relative one is to be ignored, says the specification
+        home = os.path.expanduser(os.path.join("~", ".cache"))
+    return Path(home, "deepfuse_d2") if os.path.isabs(home) else None
 
 
 @contextmanager

@@ -19,6 +19,39 @@ def _fixed_seed():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_session(tmp_path_factory):
+    """Whoever runs the tests keeps their own cache as it is, and it changes no test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user_cache")))
+        patch.delenv("DEEPFUSE_CACHE", raising=False)
+        yield
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:  # a folder of others, above it
+        return False
+
+
+def _listing(folder: Path) -> dict:
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def unchanged():
+    """Holds that the tests write nothing into the folders that they give it."""
+    before = {}
+
+    def watch(folder: Path) -> None:
+        before[folder] = _listing(folder)
+
+    yield watch
+    for folder, listing in before.items():
+        assert _listing(folder) == listing, f"the test wrote into {folder}"
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """Root of the source tree."""
@@ -29,7 +62,7 @@ def repository() -> Path:
 def shared_data() -> Path:
     """Folder of real photographs and weights; the test is skipped where there is none."""
     folder = REPOSITORY.parent / "shared" / "data"
-    if not folder.is_dir():
+    if not _is_there(folder):
         pytest.skip(f"needs the real data in {folder}")
     return folder
 

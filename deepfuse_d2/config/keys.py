@@ -411,3 +411,9 @@ def add_deepfuse_config(cfg: CN) -> None:
     #   subset                OF (a registered data set), COUNT (images, spread evenly over it)
     # Relative paths start from the working directory. See datasets/README.md.
     cfg.DATASETS.EXTRA = []
+
+    # What is kept because it takes long to make, and may be deleted at any time.
+    cfg.CACHE = CN()
+    # Its folder; "dataset" keeps what belongs to a data set in the folder of that data set; ""
+    # takes the environment variable DEEPFUSE_CACHE, else deepfuse_d2 in $XDG_CACHE_HOME (~/.cache).
+    cfg.CACHE.FOLDER = ""

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ..data import register_extra
 from ..errors import ConfigError
+from ..files import CACHE_VARIABLE
 from .flatten import flatten
 from .keys import add_deepfuse_config
 
@@ -20,7 +21,7 @@ __all__ = ["load_config"]
 def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
     """detectron2's defaults with our keys, then `config_file`, then the ``KEY VALUE`` pairs `opts`.
 
-    Registers the data sets of DATASETS.EXTRA.
+    Registers the data sets of DATASETS.EXTRA, and from then on CACHE.FOLDER holds.
 
     A config that asks for CUDA where there is none gets MODEL.DEVICE "cpu" and one warning.
     """
@@ -42,6 +43,9 @@ def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode
     with _config_errors(cfg, "On the command line"):
         cfg.merge_from_list(opts)
     register_extra(cfg.DATASETS.EXTRA)
+    if cfg.CACHE.FOLDER:
+        # in the environment, so that processes that this one starts know it too
+        os.environ[CACHE_VARIABLE] = cfg.CACHE.FOLDER
     if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
         logging.getLogger(__name__).warning(
             "MODEL.DEVICE is %s, but this machine offers no CUDA device; using the CPU.",

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DatasetError
-from ..files import written_whole
+from ..files import BESIDE_THE_DATA, CACHE_VARIABLE, cache_home, written_whole
 from .problems import report
 
 __all__ = ["Frame", "cache_folder", "parse_cached"]
@@ -53,20 +53,24 @@ class Frame(NamedTuple):
 def cache_folder(root: str | os.PathLike) -> Path | None:
     """Returns a writable folder for what is derived from the data set at `root`.
 
-    It is `<root>/.deepfuse_cache`; where the data set is read-only (also when it is only marked so
-    and root may write all the same), a folder for this root below
-    `$XDG_CACHE_HOME/deepfuse_d2` (by default `~/.cache/deepfuse_d2`); `None` if neither can be
-    written.
+    It is a folder for this root in the user's cache, see :func:`~deepfuse_d2.files.cache_home`: a
+    data set may belong to others. Who wants it in `<root>/.deepfuse_cache` sets `DEEPFUSE_CACHE` to
+    "dataset"; it is the user's all the same where the data set is read-only (also when it is only
+    marked so and root may write). `None` if nothing can be written.
     """
     root = Path(os.path.abspath(root))
     digest = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    own = Path(os.path.expanduser(home)) / "deepfuse_d2" / f"{root.name}-{digest}"
-    for folder in (root / _FOLDER, own):
+    folders = []
+    if os.environ.get(CACHE_VARIABLE) == BESIDE_THE_DATA:
+        folders.append(root / _FOLDER)
+    home = cache_home()
+    if home is not None:
+        folders.append(home / f"{root.name}-{digest}")
+    for folder in folders:
         with contextlib.suppress(OSError):
             if folder.parent == root and not root.stat().st_mode & 0o222:
                 continue
-            folder.mkdir(parents=folder is own, exist_ok=True)
+            folder.mkdir(parents=folder.parent != root, exist_ok=True)
             # permissions alone do not tell for a read-only mount or a full quota
             with tempfile.TemporaryFile(dir=folder):
                 return folder
@@ -101,9 +105,10 @@ def parse_cached(
     folder = cache_folder(root)
     if folder is None:
         logger.warning(
-            "The labels of %s are parsed on every start: neither the folder nor the user's cache "
-            "folder can be written. Set XDG_CACHE_HOME to a folder that can.",
+            "The labels of %s are parsed on every start: the user's cache folder, %s, cannot be "
+            "written. Set DEEPFUSE_CACHE to a folder that can.",
             root,
+            cache_home(),
         )
         frames, values = _sound(frames, _parse_all(parse, frames, workers))
         return list(zip(frames, values, strict=True))

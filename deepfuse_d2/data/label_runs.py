@@ -2,7 +2,7 @@
 
 Decoding the PNG is most of the time of an evaluation, and the same images are evaluated again and
 again. A label image has a few thousand runs of equal ids in row-major order; they are kept in the
-data set's cache folder, with size and modification time of the PNG they stand for.
+cache folder of the data set, with size and modification time of the PNG they stand for.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import written_whole
+from ..files import CACHE_VARIABLE, written_whole
 from .cache import cache_folder
 from .label_images import read_labels
 
@@ -54,12 +54,13 @@ def _runs_file(path: str) -> Path | None:
     split_folder, _city = os.path.split(os.path.dirname(path))
     kind_folder = os.path.dirname(split_folder)
     root, kind = os.path.split(kind_folder)
-    folder = _folder_of(root) if kind == "gtFine" else None
+    asked = os.environ.get(CACHE_VARIABLE, "")
+    folder = _folder_of(root, asked) if kind == "gtFine" else None
     return folder and folder / "label_runs" / f"{os.path.relpath(path, root)}.npz"
 
 
 @functools.cache
-def _folder_of(root: str) -> Path | None:
+def _folder_of(root: str, asked: str) -> Path | None:
     return cache_folder(root)
 
 

@@ -49,6 +49,7 @@ def instance_ids():
 
 @pytest.fixture(autouse=True)
 def user_cache(tmp_path, monkeypatch):
+    """A cache for each test alone; the folder need not exist."""
     folder = tmp_path / "user_cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from deepfuse_d2.config.loading import load_config
 from deepfuse_d2.data import cache as cache_module
 from deepfuse_d2.data.cache import Frame, cache_folder, parse_cached
 from deepfuse_d2.data.problems import collect_problems
 from deepfuse_d2.errors import DatasetError
+from deepfuse_d2.files import cache_home
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -53,7 +55,7 @@ def load(frames, parse, *, version=1, **options):
 
 
 def cache_file(frames):
-    return Path(frames[0].sources[0]).parent / ".deepfuse_cache" / "texts.json"
+    return cache_folder(Path(frames[0].sources[0]).parent) / "texts.json"
 
 
 def test_a_second_load_parses_nothing_and_gives_the_same(frames):
@@ -119,19 +121,15 @@ def test_all_is_parsed_before_an_error_is_raised_and_kept_for_the_next_time(fram
     assert again.keys == ["2"]
 
 
-@pytest.mark.parametrize("read_only", [False, True])
-def test_the_first_damaged_file_is_named_and_the_others_are_counted(frames, user_cache, read_only):
-    root = Path(frames[0].sources[0]).parent
-    root.chmod(0o555 if read_only else 0o755)
-    user_cache.write_text("a file where the folder should be")
+@pytest.mark.parametrize("has_cache", [False, True])
+def test_the_first_damaged_file_is_named_and_the_others_are_counted(frames, user_cache, has_cache):
+    if not has_cache:
+        user_cache.write_text("a file where the folder should be")
     recorder = Recorder(fail_on={"1", "3"})
-    try:
-        with pytest.raises(DatasetError, match=r"1\.txt is damaged\. So it is with 1 other file: "):
-            load(frames, recorder)
-        with collect_problems() as problems:
-            assert load(frames, recorder) == [["text 0"], ["text 2"]]
-    finally:
-        root.chmod(0o755)
+    with pytest.raises(DatasetError, match=r"1\.txt is damaged\. So it is with 1 other file: "):
+        load(frames, recorder)
+    with collect_problems() as problems:
+        assert load(frames, recorder) == [["text 0"], ["text 2"]]
     assert [Path(problem.split()[0]).name for problem in problems] == ["1.txt", "3.txt"]
     with pytest.raises(DatasetError):  # the collector is gone
         load(frames, recorder, version=2)
@@ -164,8 +162,15 @@ def test_a_source_that_vanished_is_named(frames):
         load(frames, Recorder())
 
 
-def test_the_cache_moves_with_the_data_set(frames, tmp_path):
+@pytest.fixture
+def beside_the_data(monkeypatch):
+    monkeypatch.setenv("DEEPFUSE_CACHE", "dataset")
+
+
+@pytest.mark.usefixtures("beside_the_data")
+def test_a_cache_in_the_data_set_is_asked_for_and_moves_with_it(frames, tmp_path):
     load(frames, Recorder())
+    assert (tmp_path / "set" / ".deepfuse_cache" / "texts.json").is_file()
     (tmp_path / "set").rename(tmp_path / "moved")
     moved = [Frame(f.key, (f.sources[0].replace("/set/", "/moved/"),)) for f in frames]
     again = Recorder()
@@ -173,7 +178,35 @@ def test_the_cache_moves_with_the_data_set(frames, tmp_path):
     assert again.keys == []
 
 
-def test_a_read_only_data_set_is_cached_in_the_users_folder(frames, user_cache):
+def test_the_cache_is_the_users_and_nothing_is_written_into_the_data_set(
+    frames, user_cache, unchanged
+):
+    root = Path(frames[0].sources[0]).parent
+    unchanged(root)
+    load(frames, Recorder())
+    assert cache_file(frames).is_relative_to(user_cache / "deepfuse_d2")
+    assert cache_file(frames).is_file()
+
+
+def test_the_variable_and_the_key_move_the_cache(frames, tmp_path, monkeypatch):
+    root = Path(frames[0].sources[0]).parent
+    monkeypatch.setenv("DEEPFUSE_CACHE", str(tmp_path / "one"))
+    assert cache_folder(root).is_relative_to(tmp_path / "one")
+    load_config("", ["CACHE.FOLDER", str(tmp_path / "two")])
+    assert cache_folder(root).is_relative_to(tmp_path / "two")
+    load_config("", ["CACHE.FOLDER", "dataset"])
+    assert cache_folder(root) == root / ".deepfuse_cache"
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert cache_home() is None
+    assert cache_folder("/anywhere") is None
+
+
+@pytest.mark.usefixtures("beside_the_data")
+def test_a_read_only_data_set_is_cached_in_the_users_folder_all_the_same(frames, user_cache):
     root = Path(frames[0].sources[0]).parent
     root.chmod(0o555)
     try:
@@ -189,15 +222,10 @@ def test_a_read_only_data_set_is_cached_in_the_users_folder(frames, user_cache):
 
 
 def test_without_a_writable_folder_it_parses_and_says_so(frames, user_cache, caplog):
-    root = Path(frames[0].sources[0]).parent
-    root.chmod(0o555)
     user_cache.write_text("a file where the folder should be")
-    try:
-        with caplog.at_level(logging.WARNING):
-            assert len(load(frames, Recorder())) == 4
-    finally:
-        root.chmod(0o755)
-    assert "Set XDG_CACHE_HOME" in caplog.text
+    with caplog.at_level(logging.WARNING):
+        assert len(load(frames, Recorder())) == 4
+    assert "Set DEEPFUSE_CACHE" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_the_load(frames, monkeypatch, caplog):

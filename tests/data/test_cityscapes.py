@@ -1,3 +1,4 @@
+import os
 import time
 
 import numpy as np
@@ -105,23 +106,20 @@ def test_train_ids_are_made_from_label_ids_once_and_kept(city):
     city.add("aachen_000000_000019", size=(2, 34), labelIds=np.full((2, 34), 7, np.uint8))
     (record,) = load_cityscapes_semantic(city.root, "train")
     assert not np.asarray(Image.open(record["sem_seg_file_name"])).any()
-    (city.root / ".deepfuse_cache" / "labelTrainIds").rename(city.root / "gone")
+    os.unlink(record["sem_seg_file_name"])
     (record,) = load_cityscapes_semantic(city.root, "train")
     assert not np.asarray(Image.open(record["sem_seg_file_name"])).any()
 
 
-def test_converted_maps_of_a_read_only_data_set_lie_in_the_users_folder(city, user_cache):
+def test_converted_maps_lie_in_the_users_folder(city, user_cache, unchanged):
     city.add("aachen_000000_000019", labelIds=np.full((20, 30), 26, np.uint8))
-    city.root.chmod(0o555)
-    try:
-        (record,) = load_cityscapes_semantic(city.root, "train")
-        assert record["sem_seg_file_name"].startswith(str(user_cache))
-        user_cache.rename(user_cache.with_name("gone"))
-        user_cache.write_text("a file where the folder should be")
-        with pytest.raises(DatasetError, match="Set XDG_CACHE_HOME"):
-            load_cityscapes_semantic(city.root, "train")
-    finally:
-        city.root.chmod(0o755)
+    unchanged(city.root)
+    (record,) = load_cityscapes_semantic(city.root, "train")
+    assert record["sem_seg_file_name"].startswith(str(user_cache))
+    user_cache.rename(user_cache.with_name("gone"))
+    user_cache.write_text("a file where the folder should be")
+    with pytest.raises(DatasetError, match="Set DEEPFUSE_CACHE"):
+        load_cityscapes_semantic(city.root, "train")
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,12 @@ def test_a_missing_label_image_is_named_though_its_runs_are_kept(png):
         read_labels_cached(str(png))
 
 
-def test_a_data_set_that_cannot_be_written_is_read_all_the_same(png, monkeypatch):
-    monkeypatch.setattr(label_runs, "_folder_of", lambda root: None)
+def test_nothing_is_written_into_the_data_set(png, tmp_path, unchanged):
+    unchanged(tmp_path / "gtFine")
+    read_labels_cached(str(png))
+    assert len(kept_files(tmp_path)) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_done_without_the_same(png, monkeypatch):
+    monkeypatch.setattr(label_runs, "_folder_of", lambda *key: None)
     np.testing.assert_array_equal(read_labels_cached(str(png)), IDS)

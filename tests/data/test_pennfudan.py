@@ -160,14 +160,14 @@ def test_perfect_predictions_have_an_ap_of_100_by_detectron2s_evaluator(
     assert 0 < results["segm"]["AP"] < 60
 
 
-def test_the_real_photographs_load_and_evaluate(shared_data, tmp_path, monkeypatch):
+def test_the_real_photographs_load_and_evaluate(shared_data, tmp_path, monkeypatch, unchanged):
     folder = shared_data / "PennFudanPed"
     if not folder.is_dir():
         pytest.skip(f"needs the photographs in {folder}")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shared_data))
+    unchanged(folder)
     train, val = DatasetCatalog.get("pennfudan_train"), DatasetCatalog.get("pennfudan_val")
     assert (len(train), len(val)) == (128, 42)
     assert sum(len(record["annotations"]) for record in train + val) == 423
     results = evaluate(val, [perfect(record) for record in val], tmp_path / "output")
     assert results["segm"]["AP"] == pytest.approx(100)
-    assert not (folder / ".deepfuse_cache").exists()

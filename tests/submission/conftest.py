@@ -15,11 +15,6 @@ SIZE = (20, 40)
 FRAMES = ("bonn_000000_000019", "bonn_000001_000019")
 
 
-@pytest.fixture(autouse=True)
-def _user_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
-
-
 @pytest.fixture
 def ground_truth():
     """Instance ids: a car and two persons."""

@@ -20,9 +20,8 @@ def tool(repository, monkeypatch):
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
+def config(tmp_path):
     """A yaml of two splits of label images, four and two."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
     entries = []
     for split, count in (("train", 4), ("val", 2)):
         for folder in ("images", "labels"):

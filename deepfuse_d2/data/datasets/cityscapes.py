@@ -19,6 +19,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from ...errors import DatasetError
+from ...files import cache_home
 from ..cache import Frame, cache_folder, parse_cached
 from ..label_images import image_size
 from ..problems import explained, report
@@ -147,8 +148,8 @@ def _semantic_frames(root: str, split: str, labelled: list[tuple[str, str, str]]
         if labels.endswith("_labelIds.png"):
             if folder is None:
                 raise DatasetError(
-                    f"There is no place for the labelTrainIds image of {labels}: neither {root} "
-                    "nor the user's cache folder can be written. Set XDG_CACHE_HOME to a folder "
+                    f"There is no place for the labelTrainIds image of {labels}: the user's cache "
+                    f"folder, {cache_home()}, cannot be written. Set DEEPFUSE_CACHE to a folder "
                     "that can."
                 )
             converted = key + "_gtFine_labelTrainIds.png"

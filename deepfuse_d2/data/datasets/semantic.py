@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import DatasetError
+from ...files import cache_home
 from ..cache import Frame, cache_folder, parse_cached
 from ..label_images import check_same_size, image_size, read_labels, save_labels
 from ..problems import report
@@ -101,8 +102,8 @@ def load_pairs(
         if not _is_grey(pair.labels):
             if folder is None:
                 raise DatasetError(
-                    f"There is no place for the converted form of {pair.labels}: neither {root} "
-                    "nor the user's cache folder can be written. Set XDG_CACHE_HOME to a folder "
+                    f"There is no place for the converted form of {pair.labels}: the user's cache "
+                    f"folder, {cache_home()}, cannot be written. Set DEEPFUSE_CACHE to a folder "
                     "that can."
                 )
             products = (os.path.join(folder, "labels", name, f"{pair.key}.png"),)
