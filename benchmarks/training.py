@@ -38,7 +38,7 @@ from benchmarks.training_race.candidates import Candidate, Kind, by_device
 from benchmarks.training_race.curves import add_arguments, compare_curves
 from deepfuse_d2.data.minicity import generate_minicity
 from deepfuse_d2.engine.hooks.peak_memory import peak_process_memory
-from deepfuse_d2.engine.speed.mixed_precision import cpu_has_bfloat16
+from deepfuse_d2.kernels.capabilities import has_bfloat16
 
 CONFIG = Path(__file__).parents[1] / "configs/Cityscapes/mask_rcnn_R_50_FPN.yaml"
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def kinds(args: argparse.Namespace) -> list[Kind]:
     cuda = torch.cuda.is_available()
-    found = by_device(cuda=cuda, bfloat16=cuda or cpu_has_bfloat16())
+    found = by_device(cuda=cuda, bfloat16=cuda or has_bfloat16())
     return [kind for kind in found if not args.only or args.only in kind.name or kind is found[0]]
 
 

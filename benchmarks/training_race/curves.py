@@ -111,10 +111,10 @@ def distances(stock: np.ndarray, ours: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _kinds() -> list[Kind]:
     import torch
 
-    from deepfuse_d2.engine.speed.mixed_precision import cpu_has_bfloat16
+    from deepfuse_d2.kernels.capabilities import has_bfloat16
 
     cuda = torch.cuda.is_available()
-    found = by_device(cuda=cuda, bfloat16=cuda or cpu_has_bfloat16())
+    found = by_device(cuda=cuda, bfloat16=cuda or has_bfloat16())
     return [kind for kind in found if "DeepFuse" not in kind.name]
 
 

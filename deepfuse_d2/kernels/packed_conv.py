@@ -13,23 +13,13 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
+from .capabilities import can_pack, pack_filters, packed_convolution, packed_convolution_add_relu
 from .winograd import WinogradConv2d
 
-__all__ = ["InferenceConv2d", "can_pack", "replace_convolutions"]
+__all__ = ["InferenceConv2d", "replace_convolutions"]
 
 # Layouts of 1x1 filters that are kept, for sizes of maps that differ by a factor of two or more.
 _LAYOUTS = 3
-
-
-def can_pack(device: torch.device) -> bool:
-    """Whether oneDNN's convolutions with fused operations are at hand: CPU builds of torch."""
-    return (
-        device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-        and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
-    )
 
 
 class InferenceConv2d(nn.Module):
@@ -48,8 +38,8 @@ class InferenceConv2d(nn.Module):
         Args:
             conv: torch's or detectron2's, without a norm.
             dtype: to compute in.
-            pack: lay the filters out for oneDNN. They are then opaque to ``state_dict`` and
-                ``copy.deepcopy``.
+            pack: lay the filters out for oneDNN, where that can `dtype`. They are then opaque to
+                ``state_dict`` and ``copy.deepcopy``.
             winograd: compute by tiles, see :class:`WinogradConv2d`, where that `fits`; with `pack`.
             side: of the maps that it will get, in cells, if that is known.
         """
@@ -66,12 +56,13 @@ class InferenceConv2d(nn.Module):
         bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.register_buffer("bias", bias)
         self.packed = self.winograd = None
+        pack = pack and can_pack(weight.device, dtype)
         if pack and winograd and WinogradConv2d.fits(conv, dtype):
             m = None if side is None else WinogradConv2d.best_side(side, dtype)
             self.winograd = WinogradConv2d(weight, bias, m=m)
         elif pack:
             # not a buffer: an opaque tensor can be neither saved nor copied nor moved
-            self.packed = {0: self._laid_out(weight.to_mkldnn(), None)}  # size of map -> filters
+            self.packed = {0: self._laid_out(weight, None)}  # size of map -> filters
         else:
             weight = weight.contiguous(memory_format=torch.channels_last)
             self.register_buffer("filters", weight)
@@ -97,10 +88,9 @@ class InferenceConv2d(nn.Module):
         if self.winograd is not None:
             x = self.winograd(x, relu=self.relu)
         elif self.packed is not None and x.numel():
-            x = torch.ops.mkldnn._convolution_pointwise(
-                x, self._filters_for(x), self.bias, self.padding, self.stride, self.dilation,
-                self.groups, "relu" if self.relu else "none", [], "",
-            )  # fmt: skip
+            x = packed_convolution(
+                x, self._filters_for(x), self.bias, *self._geometry, relu=self.relu
+            )
         else:
             x = self._plain(x)
             if self.relu:
@@ -118,13 +108,8 @@ class InferenceConv2d(nn.Module):
             return self.winograd(x).add_(other).relu_()
         if self.packed is not None and x.numel():
             filters = self._filters_for(x)
-            how = (self.padding, self.stride, self.dilation, self.groups, "add", 1.0, "relu")
-            if into:
-                return torch.ops.mkldnn._convolution_pointwise_.binary(
-                    other, x, filters, self.bias, *how, [], ""
-                )
-            return torch.ops.mkldnn._convolution_pointwise.binary(
-                x, other, filters, self.bias, *how, [], ""
+            return packed_convolution_add_relu(
+                x, other, filters, self.bias, *self._geometry, into=into
             )
         return self._plain(x).add_(other).relu_()
 
@@ -157,17 +142,18 @@ class InferenceConv2d(nn.Module):
         return next(iter(self.packed.values()))
 
     def _laid_out(self, weight: Tensor, shape: torch.Size | None) -> Tensor:
-        return torch._C._nn.mkldnn_reorder_conv2d_weight(
-            weight, self.padding, self.stride, self.dilation, self.groups, shape
-        )
+        return pack_filters(weight, *self._geometry, shape)
+
+    @property
+    def _geometry(self) -> tuple:
+        return self.padding, self.stride, self.dilation, self.groups
 
     def _prepare(self, x: Tensor) -> Tensor:
         return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def _plain(self, x: Tensor) -> Tensor:
-        return F.conv2d(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        padding, stride, dilation, groups = self._geometry
+        return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
 
 
 def replace_convolutions(

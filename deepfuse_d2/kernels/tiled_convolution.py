@@ -10,6 +10,7 @@ import torch
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 
 from .folded_conv import FoldedConv2d
 from .winograd import WinogradConv2d
@@ -49,10 +50,11 @@ class _TiledConvolution(torch.autograd.Function):
         of_x = None
         if needs_x:
             of_x = _convolve(gradient, weight.flip(2, 3).transpose(0, 1), None)
-        one = (1, 1)
-        _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient, x, weight, [len(weight)], one, one, one, False, (0, 0), 1, (False, *needs)
-        )
+        of_weight = of_bias = None
+        if needs[0]:
+            of_weight = conv2d_weight(x, weight.shape, gradient, padding=1)
+        if needs[1]:
+            of_bias = gradient.sum((0, 2, 3))
         return of_x, of_weight, of_bias
 
 

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .capabilities import has_bfloat16, has_packed, isa, pack_filters, packed_convolution
+
 __all__ = ["POINTS", "WinogradConv2d", "transforms"]
 
 # m -> the points, infinity apart
@@ -33,10 +35,6 @@ POINTS: dict[int, tuple[float, ...]] = {
 # Tiles in work at once in float32, twice as many in 16 bits: their transformed inputs, 36 x 256
 # channels, take 5 MB.
 _TILES = 128
-
-
-def _has_tiles_of_bfloat16() -> bool:
-    return torch.cpu._is_amx_tile_supported()
 
 
 def transforms(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,8 +71,8 @@ class WinogradConv2d(nn.Module):
             bias: (K,)
             m: side of the outputs computed at once, a key of :data:`POINTS`; by default 4, and 3
                 for filters of bfloat16.
-            pack: lay the filters out for oneDNN. They are then opaque to ``state_dict`` and
-                ``copy.deepcopy``.
+            pack: lay the filters out for oneDNN, where that can their type. They are then opaque
+                to ``state_dict`` and ``copy.deepcopy``.
         """
         super().__init__()
         m = m or (3 if weight.dtype is torch.bfloat16 else 4)
@@ -83,11 +81,10 @@ class WinogradConv2d(nn.Module):
         a, g, b = (torch.from_numpy(x) for x in transforms(m))
         filters = torch.einsum("xi,yj,kcij->xykc", g, g, weight.detach().double())
         filters = filters.reshape(-1, self.in_channels, 1, 1).to(weight.dtype)
+        pack = pack and has_packed(weight.dtype)
         if pack:
-            filters = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                filters.to_mkldnn(), (0, 0), (1, 1), (1, 1), self.places,
-                (1, self.places * self.in_channels, _TILES, 1),
-            )  # fmt: skip
+            shape = (1, self.places * self.in_channels, _TILES, 1)
+            filters = pack_filters(filters, (0, 0), (1, 1), (1, 1), self.places, shape)
         # not a buffer: an opaque tensor can be neither saved nor copied nor moved
         self.packed, self.filters = pack, filters
         self.to_input = torch.kron(b, b).to(weight.dtype)
@@ -109,11 +106,12 @@ class WinogradConv2d(nn.Module):
         multiplies bfloat16 so fast that nothing is left to save; CPUs without AVX are slower by
         tiles.
         """
+        if dtype is torch.bfloat16:
+            gains = has_bfloat16() and isa() != "amx"
+        else:
+            gains = dtype is torch.float32 and isa() != "default"
         return (
-            torch.backends.cpu.get_cpu_capability().startswith("AVX")
-            and (
-                dtype is torch.float32 or (dtype is torch.bfloat16 and not _has_tiles_of_bfloat16())
-            )
+            gains
             and conv.kernel_size == (3, 3)
             and conv.stride == conv.padding == conv.dilation == (1, 1)
             and conv.groups == 1
@@ -219,8 +217,8 @@ class WinogradConv2d(nn.Module):
         """(1, places C, T, 1) -> (1, places K, T, 1), channels innermost."""
         if not self.packed:
             return F.conv2d(changed, self.filters, self.bias, groups=self.places)
-        return torch.ops.mkldnn._convolution_pointwise(
-            changed, self.filters, self.bias, (0, 0), (1, 1), (1, 1), self.places, "none", [], ""
+        return packed_convolution(
+            changed, self.filters, self.bias, (0, 0), (1, 1), (1, 1), self.places
         )
 
 

@@ -150,7 +150,7 @@ class CroppedMasks(BitMasks):
             these = (self.index == chosen).nonzero().flatten()
             left = axis_matrices(*(part[these] for part in rows), y0, y1 - y0)
             right = axis_matrices(*(part[these] for part in columns), x0, x1 - x0)
-            resized = (left @ crop.float()) @ right.transpose(1, 2)
+            resized = (left @ crop.to(left.dtype)) @ right.transpose(1, 2)
             result[these] = resized >= 0.5
         return result
 

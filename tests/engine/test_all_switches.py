@@ -39,7 +39,7 @@ OFF = {
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch):
-    monkeypatch.setattr(mixed_precision, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(mixed_precision, "has_bfloat16", lambda: True)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from deepfuse_d2.engine import load_config
 from deepfuse_d2.engine.speed import compile as compiling
 from deepfuse_d2.engine.speed.compile import compile_by_config, compile_parts
+from deepfuse_d2.kernels.capabilities import why_not_compile
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def test_what_a_machine_lacks_is_said_by_the_one_who_looks_for_it(monkeypatch):
         raise RuntimeError("No working C++ compiler found\nin 7 places")
 
     monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", find)
-    reason = compiling.why_not_compile("cpu")
+    reason = why_not_compile("cpu")
     assert reason == "RuntimeError: No working C++ compiler found"
 
 

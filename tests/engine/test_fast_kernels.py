@@ -41,11 +41,23 @@ def losses_and_gradients(model, samples):
     return {name: loss.detach() for name, loss in losses.items()}, gradients
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_losses_and_gradients_of_mask_r_cnn_stay(repository, tiny_opts, channels_last):
+def test_losses_and_gradients_of_mask_r_cnn_stay(
+    repository, tiny_opts, channels_last, dtype, monkeypatch
+):
+    """Losses in both types; gradients in float64, where they are to be compared at all.
+
+    A unit whose input lies within rounding of zero passes its gradient on with one order of sums
+    and not with another: in float32 a gradient may differ by what one unit gives, on some CPUs and
+    not on others. In float64 none lies that near.
+    """
     torch.manual_seed(0)
     cfg = load_config(str(repository / "configs/MiniCity/mask_rcnn_R_18_FPN_quick.yaml"), tiny_opts)
-    model = build_model(cfg).train()
+    model = build_model(cfg).train().to(dtype)
+    if dtype is torch.float64:
+        # what detectron2 computes in float32 on purpose
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     for name, buffer in model.named_buffers():
         # norms that change something, without letting activations of random weights grow
         if name.endswith("norm.running_mean"):
@@ -67,5 +79,7 @@ def test_losses_and_gradients_of_mask_r_cnn_stay(repository, tiny_opts, channels
         torch.testing.assert_close(found[0][name], loss, rtol=1e-5, atol=1e-6)
     assert found[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
-        scale = gradient.abs().max().item()
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-4 * scale + 1e-9)
+        assert found[1][name].isfinite().all()
+        if dtype is torch.float64:
+            error = (found[1][name] - gradient).norm()
+            assert error <= 1e-10 * gradient.norm(), f"{name}: {error / gradient.norm()}"

@@ -136,13 +136,13 @@ def build(cfg):
 
 
 def test_the_config_chooses_parts_and_precision(monkeypatch, caplog):
-    monkeypatch.setattr(mixed_precision, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(mixed_precision, "has_bfloat16", lambda: True)
     plain = build(config())
     assert (plain.parts, plain.dtype, plain.scaler) == (1, None, None)
     amp = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16")
     assert build(config(*amp, "SOLVER.ACCUMULATE", 4)).parts == 4
     assert build(config(*amp)).dtype is torch.bfloat16
-    monkeypatch.setattr(mixed_precision, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(mixed_precision, "has_bfloat16", lambda: False)
     with caplog.at_level(logging.WARNING):
         assert build(config(*amp)).dtype is None
     assert "bfloat16 is slower than float32 on this CPU" in caplog.text

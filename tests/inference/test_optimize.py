@@ -15,7 +15,8 @@ from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.inference import optimize_for_inference
 from deepfuse_d2.inference.optimize.heads import LinearAsConvolution
 from deepfuse_d2.inference.optimize.neck import InferenceFPN
-from deepfuse_d2.kernels.packed_conv import InferenceConv2d, can_pack
+from deepfuse_d2.kernels.capabilities import can_pack
+from deepfuse_d2.kernels.packed_conv import InferenceConv2d
 from deepfuse_d2.kernels.roi_pool import TableROIPooler
 from deepfuse_d2.kernels.winograd import WinogradConv2d
 from deepfuse_d2.modeling.postprocessing.unpasted import UnpastedMasks

@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 
 from deepfuse_d2.kernels import winograd
-from deepfuse_d2.kernels.packed_conv import InferenceConv2d, can_pack
+from deepfuse_d2.kernels.capabilities import has_bfloat16, has_packed, isa
+from deepfuse_d2.kernels.packed_conv import InferenceConv2d
 from deepfuse_d2.kernels.winograd import POINTS, WinogradConv2d, transforms
 
-TILED = can_pack(torch.device("cpu")) and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+TILED = has_packed(torch.float32) and isa() != "default"
+TILED_BFLOAT16 = has_packed(torch.bfloat16) and has_bfloat16() and isa() != "amx"
 
 
 @pytest.mark.parametrize("m", list(POINTS))
@@ -47,7 +49,7 @@ def test_all_sizes_and_pieces_equal_the_direct_sum_in_float64(m, relu, bias, mon
         assert torch.equal(x, before)
 
 
-@pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="torch without oneDNN")
+@pytest.mark.skipif(not has_packed(torch.float32), reason="torch without oneDNN")
 @pytest.mark.parametrize("tiles", [7, 128])
 def test_packed_filters_give_the_same_at_any_size(tiles, monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", tiles)
@@ -120,10 +122,6 @@ def test_a_1x1_convolution_behind_is_computed_tile_by_tile(monkeypatch):
         torch.testing.assert_close(found, head(conv(x)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(
-    not can_pack(torch.device("cpu")) or torch.cpu._is_amx_tile_supported(),
-    reason="torch without oneDNN, or AMX",
-)
 def test_in_bfloat16_the_error_stays_within_four_times_that_of_the_direct_sum():
     weight = torch.randn(128, 128, 3, 3) / 34
     x = torch.randn(1, 128, 16, 16).relu().bfloat16()
@@ -141,7 +139,7 @@ def test_in_bfloat16_the_error_stays_within_four_times_that_of_the_direct_sum():
     [
         ({}, torch.float32, True),
         ({"in_channels": 256}, torch.float32, True),
-        ({}, torch.bfloat16, not torch.cpu._is_amx_tile_supported()),
+        ({}, torch.bfloat16, TILED_BFLOAT16),
         ({"stride": 2}, torch.float32, False),
         ({"dilation": 2, "padding": 2}, torch.float32, False),
         ({"padding": 0}, torch.float32, False),
@@ -157,7 +155,7 @@ def test_it_takes_the_place_of_wide_plain_3x3_convolutions_only(changed, dtype, 
     conv = Conv2d(**{**arguments, **changed})
     if TILED:
         assert WinogradConv2d.fits(conv, dtype) is fits
-    fast = InferenceConv2d(conv, dtype=dtype, pack=can_pack(torch.device("cpu")), winograd=True)
+    fast = InferenceConv2d(conv, dtype=dtype, pack=True, winograd=True)
     assert (fast.winograd is not None) is (fits and TILED)
     # a GPU, the compiler and export do without packed filters
     assert InferenceConv2d(conv, dtype=dtype, pack=False, winograd=True).winograd is None

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ...errors import ConfigError, TrainingError, UserError
+from ...kernels.capabilities import largest_magnitudes
 from ...randomness import get_random_state
 from ..distributed.all_reduce import all_reduce_any
 from ..resume.model_state import ForwardState
@@ -229,5 +230,5 @@ def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
     values = [x.detach() for x in tensors.values() if x.numel()]
     if not values:
         return True
-    norms = torch._foreach_norm(values, float("inf"))
-    return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
+    largest = largest_magnitudes(values)
+    return bool(torch.stack([value.float() for value in largest]).isfinite().all())

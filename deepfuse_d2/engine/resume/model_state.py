@@ -6,6 +6,8 @@ import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor, nn
 
+from ...kernels.capabilities import copy_all_
+
 __all__ = ["ForwardState"]
 
 # detectron2's dense detectors keep a moving average there, outside of their state dict.
@@ -43,7 +45,7 @@ class ForwardState:
         if not self._copies:
             self._copies = [buffer.clone() for buffer in buffers]
         elif buffers:
-            torch._foreach_copy_(self._copies, buffers)
+            copy_all_(self._copies, buffers)
 
     def put_back(self) -> None:
         """Undo what forward passes changed since :meth:`keep`."""

@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...kernels.capabilities import copy_all_, interpolate_all_
 
 __all__ = ["AverageWeights", "build_average"]
 
@@ -60,7 +61,7 @@ class AverageWeights(HookBase):
         self.steps += 1
         now = _learned(self.model)
         with torch.no_grad():
-            torch._foreach_lerp_(
+            interpolate_all_(
                 list(self.average.values()), [now[name] for name in self.average], 1 - decay
             )
 
@@ -80,11 +81,11 @@ class AverageWeights(HookBase):
         own = [tensor.detach().clone() for tensor in tensors]
         try:
             with torch.no_grad():
-                torch._foreach_copy_(tensors, list(self.average.values()))
+                copy_all_(tensors, list(self.average.values()))
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(tensors, own)
+                copy_all_(tensors, own)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "average": {k: x.cpu() for k, x in self.average.items()}}

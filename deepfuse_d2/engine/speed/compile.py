@@ -3,13 +3,14 @@
 import logging
 
 import torch
-import torch.fx.experimental._config
 from detectron2.config import CfgNode
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.proposal_generator.rpn import RPN
 from torch import nn
 
-__all__ = ["compile_by_config", "compile_parts", "why_not_compile"]
+from ...kernels.capabilities import allow_recompilations, why_not_compile
+
+__all__ = ["compile_by_config", "compile_parts"]
 
 
 def compile_parts(
@@ -38,10 +39,9 @@ def compile_parts(
         return {}
     # Each of the levels of a pyramid is another size at one place in the code, and so is
     # evaluation to training; the default, 8, is then used up by what does not change any more.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
     # Sizes that happen to be equal in the first batch, such as the width of one level of a pyramid
     # and the height of the next, are different symbols.
-    torch.fx.experimental._config.use_duck_shape = False
+    allow_recompilations(32)
     for part in parts.values():
         part.compile(dynamic=True, backend=backend)
     return parts
@@ -54,22 +54,6 @@ def _parts(model: nn.Module) -> dict[str, nn.Module]:
     if isinstance(getattr(model, "proposal_generator", None), RPN):
         parts["proposal_generator.rpn_head"] = model.proposal_generator.rpn_head
     return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
-
-
-def why_not_compile(device_type: str) -> str:
-    """What this machine lacks for torch.compile; "" if nothing."""
-    try:
-        if not torch._dynamo.is_dynamo_supported():
-            return "torch.compile does not know this python"
-        if device_type == "cpu":
-            from torch._inductor.cpp_builder import get_cpp_compiler
-
-            get_cpp_compiler()
-        else:
-            import triton  # noqa: F401
-    except Exception as error:  # of many kinds, which differ with the version of torch
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return ""
 
 
 def compile_by_config(cfg: CfgNode, model: nn.Module) -> nn.Module:

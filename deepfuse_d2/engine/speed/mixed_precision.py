@@ -11,8 +11,9 @@ from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...kernels.capabilities import has_bfloat16
 
-__all__ = ["autocast_dtype", "cpu_has_bfloat16", "keep_float32"]
+__all__ = ["autocast_dtype", "keep_float32"]
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -31,7 +32,7 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
         )
     dtype = _DTYPES[cfg.SOLVER.AMP.DTYPE]
     on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-    if on_cpu and (dtype is not torch.bfloat16 or not cpu_has_bfloat16()):
+    if on_cpu and (dtype is not torch.bfloat16 or not has_bfloat16()):
         logging.getLogger(__name__).warning(
             "SOLVER.AMP is on, but %s is slower than float32 on this CPU; training in float32.",
             cfg.SOLVER.AMP.DTYPE,
@@ -99,10 +100,3 @@ def _in_float32(value):
     if isinstance(value, (list, tuple)):
         return type(value)(_in_float32(one) for one in value)
     return value
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; elsewhere torch emulates it, slowly."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )

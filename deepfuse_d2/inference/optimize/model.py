@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError
-from ...kernels.packed_conv import InferenceConv2d, can_pack, replace_convolutions
+from ...kernels.capabilities import can_pack
+from ...kernels.packed_conv import InferenceConv2d, replace_convolutions
 from ...kernels.roi_pool import TableROIPooler
 from .blocks import fuse_blocks
 from .fold import fold_norms

@@ -7,8 +7,8 @@ from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ...engine.speed.mixed_precision import cpu_has_bfloat16
 from ...errors import ConfigError
+from ...kernels.capabilities import has_bfloat16
 
 __all__ = ["PRECISE", "choose_dtype", "lower_precision"]
 
@@ -50,7 +50,7 @@ def choose_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
     if chosen is not torch.bfloat16:
         return chosen
     if device.type == "cpu":
-        fast = cpu_has_bfloat16()
+        fast = has_bfloat16()
     else:
         fast = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if not fast and not automatic:
