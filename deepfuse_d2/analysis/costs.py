@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..modeling.meta_arch.protocol import example_of, has_inputs, inputs_of
 from . import counting
 from .heads import Head, heads_of
 
@@ -88,13 +88,18 @@ def analyze(
             "of 1 and more."
         )
     backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, nn.Module):
+    if not has_inputs(model):
         raise ConfigError(
             f"{type(model).__name__} has no backbone; its parts are not known here. Analyse an "
-            "R-CNN, a dense detector, Panoptic FPN or a semantic segmentor."
+            "R-CNN, a dense detector, Panoptic FPN or a semantic segmentor, or a meta-architecture "
+            "that says what it takes (deepfuse_d2.modeling.meta_arch.protocol)."
         )
-    size = _padded(size, model)
-    image = torch.zeros(1, 3, *size, device=next(model.parameters()).device)
+    with _in_eval(model):
+        inputs = inputs_of(model, [example_of(model, *size)])
+    if list(inputs) != ["image"] or not isinstance(backbone, nn.Module):
+        return _by_children(model, inputs, size)
+    image = inputs["image"]
+    size = tuple(image.shape[-2:])
     features: dict[str, Tensor] = {}
 
     def call_backbone(image: Tensor) -> dict[str, Tensor]:
@@ -144,14 +149,41 @@ class _Parts:
         return counts
 
 
-def _padded(size: tuple[int, int], model: nn.Module) -> tuple[int, int]:
-    """The size that the model pads an image of `size` to."""
-    constraints = getattr(model, "padding_constraints", model.backbone.padding_constraints)
-    image = ImageList.from_tensors(
-        [torch.zeros(3, *size)], model.backbone.size_divisibility, padding_constraints=constraints
-    )
-    height, width = image.tensor.shape[-2:]
-    return height, width
+def _by_children(model: nn.Module, inputs: dict[str, Tensor], size: tuple[int, int]) -> Analysis:
+    """Costs of a network of any inputs: a part for each module that is directly in it."""
+    if not callable(getattr(model, "outputs", None)):
+        raise ConfigError(
+            f"{type(model).__name__} takes {list(inputs)}; to be analysed, it needs a method "
+            "outputs(inputs) that runs its network alone."
+        )
+    names = list(inputs)
+    children = dict(model.named_children())
+    with torch.no_grad(), _in_eval(model):
+        counts, unsupported = counting.count(
+            list(children.values()),
+            lambda *tensors: model.outputs(dict(zip(names, tensors, strict=True))),
+            list(inputs.values()),
+        )
+    parts = _Parts()
+    parts.unsupported += unsupported
+    inside: Counter[str] = Counter()
+    for number, (name, module) in enumerate(children.items()):
+        own = _inside(counts, str(number), module)
+        inside += own
+        parts.add(name, [module], own)
+    # with what is computed in no module of it
+    parts.add("other", [model], counts[""] - inside)
+    if "image" in inputs:
+        size = tuple(inputs["image"].shape[-2:])
+    return Analysis(parts.costs, size, parts.unsupported)
+
+
+def _inside(counts: Mapping[str, Counter[str]], path: str, module: nn.Module) -> Counter[str]:
+    """Counts of a module; where it is not called itself (a list), of the modules in it."""
+    if path in counts:
+        return counts[path]
+    parts = (_inside(counts, f"{path}.{name}", part) for name, part in module.named_children())
+    return sum(parts, Counter())
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
@@ -11,9 +12,10 @@ from ..evaluation import (
     CityscapesSemSegEvaluator,
     SemSegEvaluator,
 )
+from ..modeling.meta_arch.protocol import meta_arch_of, predictions_of
 from ..submission import build_submission_writer
 
-__all__ = ["EVALUATORS", "build_evaluator"]
+__all__ = ["EVALUATORS", "build_evaluator", "check_evaluators"]
 
 
 def _coco(dataset_name: str, output_dir: str) -> COCOEvaluator:
@@ -31,6 +33,31 @@ EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "coco": _coco,
     "sem_seg": SemSegEvaluator,
 }
+# evaluator_type -> what it looks for in a prediction, any of them
+_READS = {
+    "cityscapes_instance": ("instances",),
+    "cityscapes_sem_seg": ("sem_seg",),
+    "coco": ("instances", "proposals"),
+    "sem_seg": ("sem_seg",),
+}
+
+
+def check_evaluators(cfg: CfgNode) -> None:
+    """Raise where the model gives nothing that the evaluator of a data set looks at.
+
+    The evaluation would find out, behind a training.
+
+    Raises: ConfigError.
+    """
+    predicted = predictions_of(meta_arch_of(cfg))
+    for name in cfg.DATASETS.TEST:
+        wanted = _READS.get(MetadataCatalog.get(name).get("evaluator_type"), predicted)
+        if predicted and not set(wanted) & set(predicted):
+            raise ConfigError(
+                f'The data set "{name}" of DATASETS.TEST is evaluated by {" or ".join(wanted)}; '
+                f"{cfg.MODEL.META_ARCHITECTURE} predicts {', '.join(predicted)}. Choose another "
+                "data set or another MODEL.META_ARCHITECTURE."
+            )
 
 
 def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import TrainerBase
@@ -18,16 +18,17 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 
 from ..checkpoint import DeepFuseCheckpointer
 from ..data.loader.train_loader import TrainLoader, build_train_loader
+from ..data.mappers.build import build_mapper
 from ..data.mappers.filtering import drop_small_instances
-from ..data.mappers.instance_mapper import build_instance_mapper
-from ..data.mappers.sem_seg_augmentation import build_sem_seg_augmentation, check_labels
 from ..evaluation.files import write_json
+from ..modeling.meta_arch.protocol import mapper_name_of, meta_arch_of
 from ..modeling.postprocessing.unpasted import for_evaluator
 from .distributed.data_parallel import distribute, local_norms_on_cpu
-from .evaluators import build_evaluator
+from .evaluators import build_evaluator, check_evaluators
 from .hooks import EvaluateAverage, TrainingStopped, build_monitor_hooks
 from .resume.checkpoints import resumable_hooks
 from .resume.trainer import ResumableTrainer
@@ -43,10 +44,6 @@ from .steps import build_step_trainer
 from .writers import build_writers
 
 __all__ = ["Trainer"]
-
-# Meta-architectures that learn from labels of pixels alone; their images are augmented by
-# sem_seg_augmentation.py.
-_SEMANTIC = ("FusionSemanticSegmentor", "SemanticSegmentor")
 
 
 class Trainer(ResumableTrainer):
@@ -74,6 +71,7 @@ class Trainer(ResumableTrainer):
         # this one takes the same steps in the same order.
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        check_evaluators(cfg)
         set_threads(cfg)
         retain_freed_memory(cfg)
         model = self.build_model(cfg)
@@ -176,20 +174,20 @@ class Trainer(ResumableTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         # pinned images go to a GPU while it computes
         pin_memory = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-        if cfg.MODEL.META_ARCHITECTURE in _SEMANTIC:
-            check_labels(cfg)
-            mapper = DatasetMapper(
-                cfg, is_train=True, augmentations=build_sem_seg_augmentation(cfg)
-            )
-            return build_train_loader(cfg, mapper=mapper, pin_memory=pin_memory)
+        mapper = build_mapper(mapper_name_of(meta_arch_of(cfg)), cfg, "train")
         records = None
         if cfg.INPUT.MIN_INSTANCE_AREA:
             records = get_detection_dataset_dicts(
                 cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
             )
-            records = drop_small_instances(records, cfg.INPUT.MIN_INSTANCE_AREA)
-        mapper = build_instance_mapper(cfg)
+            if "annotations" in records[0]:
+                records = drop_small_instances(records, cfg.INPUT.MIN_INSTANCE_AREA)
         return build_train_loader(cfg, mapper=mapper, records=records, pin_memory=pin_memory)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        mapper = build_mapper(mapper_name_of(meta_arch_of(cfg)), cfg, "predict")
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -211,6 +209,8 @@ class Trainer(ResumableTrainer):
         """
         if isinstance(evaluators, DatasetEvaluator):
             evaluators = [evaluators]
+        if not evaluators:
+            check_evaluators(cfg)
         results = OrderedDict()
         for index, name in enumerate(cfg.DATASETS.TEST):
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)

@@ -3,7 +3,7 @@
 import copy
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from ..checkpoint import DeepFuseCheckpointer
 from ..config.checking import check_config
 from ..config.loading import load_config
 from ..errors import ConfigError, ImageError, WeightsError
-from ..modeling.meta_arch import DenseInference, FusionSemanticSegmentor
+from ..modeling.meta_arch import DenseInference
+from ..modeling.meta_arch.protocol import channels_of, predictions_of
 from ..modeling.postprocessing.unpasted import UnpastedMasks
 from .instance_tiles import merge_tiles, tiles_of
 from .optimize.model import optimize_for_inference
 from .pipeline import ordered_batches
-from .reading import MAX_PIXELS, VIDEO_SUFFIXES, find_images, read_image, video
+from .reading import MAX_PIXELS, VIDEO_SUFFIXES, find_images, read_channels, read_image, video
 from .results import (
     OUTPUTS,
     DetectedInstances,
@@ -45,6 +46,8 @@ _SCALES = (0.75, 1.0, 1.25)
 
 #: What is one image.
 ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
+#: An image; for a model of several inputs {"image": image, ...}, the others as it takes them.
+Source = ImageSource | Mapping[str, Any]
 
 
 class Predictor:
@@ -157,9 +160,9 @@ class Predictor:
             )
         if tile is not None and augment:
             raise ConfigError("Predictor takes tile or augment, not both.")
-        semantic = hasattr(model, "sem_seg_head") and not hasattr(model, "roi_heads")
-        fusion = isinstance(model, FusionSemanticSegmentor)
-        if semantic and (tile or augment) and not fusion:
+        semantic = predictions_of(model) == ("sem_seg",)
+        dense = isinstance(getattr(model, "inference", None), DenseInference)
+        if semantic and (tile or augment) and not dense:
             raise ConfigError(
                 f"A {type(model).__name__} knows neither tiles nor augmentation; use "
                 "MODEL.META_ARCHITECTURE FusionSemanticSegmentor, which takes the same weights."
@@ -177,10 +180,11 @@ class Predictor:
             model = optimize_for_inference(model, dtype, compile, score_threshold=score_threshold)
         elif score_threshold is not None:
             raise ConfigError("Predictor(score_threshold=...) needs optimize=True.")
-        if fusion:
+        if dense:
             model = copy.copy(model)
             model.inference = _dense_inference(cfg, tile, tile_overlap, augment)
         self.model = model.eval()
+        self._channels = channels_of(model)
         self._unpasted = UnpastedMasks.fits(model)
         self._augmented = None
         if augment and not semantic:
@@ -192,13 +196,14 @@ class Predictor:
         self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self._lock = threading.Lock()
 
-    def __call__(self, source: ImageSource | Iterable[ImageSource], output: str | None = None):
+    def __call__(self, source: Source | Iterable[Source], output: str | None = None):
         """Predict one image, or several.
 
         Args:
             source: an image (file, bytes of a file, array (H, W, 3) with blue first, PIL image)
                 gives one prediction; a list of images or a folder gives a list; any other iterable,
-                and a video, an iterator, see :meth:`stream`.
+                and a video, an iterator, see :meth:`stream`. For a model of several inputs, a
+                mapping with "image" and the others, which go to the model as they are.
             output: in place of the one of the constructor.
         """
         if _is_folder(source) or isinstance(source, (list, tuple)):
@@ -228,22 +233,29 @@ class Predictor:
             workers=self.workers,
         )
 
-    def _prepare(self, source: ImageSource) -> "_Prepared":
+    def _prepare(self, source: Source) -> "_Prepared":
+        entry = dict(source) if isinstance(source, Mapping) else {"image": source}
         try:
-            image = read_image(source, self.max_pixels)
+            image = self._read(entry["image"])
         except ImageError as error:
             if self.errors == "raise":
                 raise
             return _Prepared(error=error)
-        if self.cfg.INPUT.FORMAT == "RGB":
-            image = image[:, :, ::-1]
         height, width = image.shape[:2]
         if self.tile and (height > self.tile[0] or width > self.tile[1]):
             return _Prepared(image=image, size=(height, width))
         if self._augmented is None:
             image = self._resized(image)
-        entry = {"image": _as_tensor(image), "height": height, "width": width}
+        entry = {"height": height, "width": width, **entry, "image": _as_tensor(image)}
         return _Prepared(entry=entry, size=(height, width))
+
+    def _read(self, source: ImageSource) -> np.ndarray:
+        """(H, W, C) in the channels and their order that the model was trained with."""
+        image_format = self.cfg.INPUT.FORMAT
+        if self._channels != 3:
+            return read_channels(source, self._channels, image_format, self.max_pixels)
+        image = read_image(source, self.max_pixels)
+        return image[:, :, ::-1] if image_format == "RGB" else image
 
     def _resized(self, image: np.ndarray) -> np.ndarray:
         transform = self._resize.get_transform(image)
@@ -329,7 +341,8 @@ class _Prepared:
     @property
     def shape(self) -> tuple:
         if self.entry is not None:
-            return tuple(self.entry["image"].shape)
+            # only what is of one shape, in all that it holds, goes into a batch
+            return tuple((k, tuple(v.shape)) for k, v in self.entry.items() if hasattr(v, "shape"))
         return ("error",) if self.image is None else ("tiles",)
 
 
@@ -349,7 +362,7 @@ def _dense_inference(
     return DenseInference(**arguments)
 
 
-def _images_in(source: Any) -> Iterable[ImageSource]:
+def _images_in(source: Any) -> Iterable[Source]:
     if _is_folder(source):
         return find_images(Path(source))
     if _is_video(source):
@@ -359,7 +372,7 @@ def _images_in(source: Any) -> Iterable[ImageSource]:
 
 def _is_single(source: Any) -> bool:
     """Whether it is one image, or nothing that holds images (an error then names it)."""
-    return isinstance(source, ImageSource) or not isinstance(source, Iterable)
+    return isinstance(source, (ImageSource, Mapping)) or not isinstance(source, Iterable)
 
 
 def _is_folder(source: Any) -> bool:
@@ -376,7 +389,7 @@ def _check_output(output: str) -> None:
 
 
 def _as_tensor(image: np.ndarray) -> Tensor:
-    """(H, W, 3) -> (3, H, W), bytes as they are: normalising makes floats of them."""
+    """(H, W, C) -> (C, H, W), bytes as they are: normalising makes floats of them."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 

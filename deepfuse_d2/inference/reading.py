@@ -11,7 +11,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "VIDEO_SUFFIXES", "find_images", "read_image", "video"]
+__all__ = [
+    "IMAGE_SUFFIXES", "MAX_PIXELS", "VIDEO_SUFFIXES", "find_images", "read_channels", "read_image",
+    "video",
+]  # fmt: skip
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset({
@@ -71,6 +74,51 @@ def read_image(
         if max_pixels <= MAX_PIXELS:
             raise ImageError(f"{name} has too many pixels. {_limit(max_pixels)}") from error
         return _from_opencv(content, name, max_pixels)
+
+
+def read_channels(
+    source: str | os.PathLike | bytes | np.ndarray | Image.Image,
+    channels: int,
+    image_format: str,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Read an image of a model whose images have other than three channels, as (H, W, C).
+
+    Args:
+        source: see :func:`read_image`. An array (H, W, C), or (H, W) for one channel, stays as it
+            is; all others become what Pillow calls `image_format`, as in detectron2's training.
+        channels: C.
+        image_format: INPUT.FORMAT: "L" for one channel, "RGBA" or "CMYK" for four.
+
+    Raises: ImageError: there is no image, or it has other channels.
+    """
+    if isinstance(source, np.ndarray):
+        image = source[:, :, None] if source.ndim == 2 else source
+        if image.ndim != 3 or image.shape[2] != channels:
+            raise ImageError(
+                f"An array of shape {source.shape} is no image of {channels} channels, which the "
+                f"model takes; expected (H, W, {channels})."
+            )
+        _check_size("The array", *image.shape[:2], max_pixels)
+        return image
+    is_file = isinstance(source, (str, os.PathLike))
+    name = os.fspath(source) if is_file else "The image"
+    try:
+        if not isinstance(source, Image.Image):
+            source = Image.open(io.BytesIO(_content(Path(source)) if is_file else source))
+        _check_size(name, source.height, source.width, max_pixels)
+        image = np.array(ImageOps.exif_transpose(source).convert(image_format))
+    except ImageError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        raise ImageError(f"{name} cannot be read as {image_format}: {error}.") from error
+    image = image[:, :, None] if image.ndim == 2 else image
+    if image.shape[2] != channels:
+        raise ImageError(
+            f"{name} has {image.shape[2]} channels as {image_format} (INPUT.FORMAT); the model "
+            f"takes {channels} (MODEL.PIXEL_MEAN). Give an array (H, W, {channels})."
+        )
+    return image
 
 
 def find_images(folder: Path) -> list[Path]:

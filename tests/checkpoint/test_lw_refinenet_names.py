@@ -150,7 +150,7 @@ def test_converted_weights_give_the_scores_of_the_published_network(light_weight
             x = layer(x)
             features.append(x)
         expected = published_decoder(state, features)
-        found = model.outputs(image)["sem_seg"]
+        found = model.outputs({"image": image})["sem_seg"]
     assert expected.std() > 0.01
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
@@ -273,7 +273,7 @@ def test_converted_mobilenet_weights_give_the_scores_of_the_published_network(tm
     image = torch.randn(1, 3, 70, 101)
     with torch.no_grad():
         expected = published_mobilenet_decoder(state, encoder(image))
-        found = model.outputs(image)["sem_seg"]
+        found = model.outputs({"image": image})["sem_seg"]
     assert expected.std() > 0.01
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 

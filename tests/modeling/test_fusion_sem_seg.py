@@ -141,19 +141,19 @@ def test_auxiliary_outputs_have_losses_of_their_own_name_and_weight():
     batch = entry(16, 24)
     losses = model([batch])
     assert list(losses) == ["loss_sem_seg", "loss_sem_seg_coarse"]
-    outputs = model.outputs(model._normalise(batch["image"])[None])
+    outputs = model.outputs(model.inputs([batch]))
     for name, key, weight in (("sem_seg", "", 2.0), ("coarse", "_coarse", 0.4)):
         logits = F.interpolate(outputs[name], (16, 24), mode="bilinear", align_corners=False)
         expected = weight * F.cross_entropy(logits, batch["sem_seg"][None])
         torch.testing.assert_close(losses[f"loss_sem_seg{key}"], expected)
-    assert list(model.eval().outputs(torch.rand(1, 3, 16, 16))) == ["sem_seg"]
+    assert list(model.eval().outputs({"image": torch.rand(1, 3, 16, 16)})) == ["sem_seg"]
 
 
 def test_an_auxiliary_output_of_an_image_learns_which_classes_it_holds():
     model = segmentor(head=Head({"image": 0.5})).train()
     batch = entry(16, 16)
     batch["sem_seg"] = torch.full((16, 16), 2)
-    outputs = model.outputs(model._normalise(batch["image"])[None])
+    outputs = model.outputs(model.inputs([batch]))
     truth = torch.tensor([[0.0, 0, 1, 0, 0]])
     expected = 0.5 * F.binary_cross_entropy_with_logits(outputs["image"], truth)
     torch.testing.assert_close(model([batch])["loss_sem_seg_image"], expected)

@@ -9,13 +9,15 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.engine import HookBase
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from torch import nn
 
+from ...data.mappers.build import build_mapper
 from ...errors import DatasetError
+from ...modeling.meta_arch.protocol import mapper_name_of, meta_arch_of
 from ...randomness import get_random_state, set_random_state
 
 __all__ = ["PredictionPictures", "build_picture_samples"]
@@ -99,7 +101,7 @@ class PredictionPictures(HookBase):
 
 def build_picture_samples(cfg: CfgNode) -> list[tuple[str, dict]]:
     """MONITOR.PICTURES images of each data set of DATASETS.TEST, spread evenly over it."""
-    mapper = DatasetMapper(cfg, is_train=False)
+    mapper = build_mapper(mapper_name_of(meta_arch_of(cfg)), cfg, "predict")
     samples = []
     for name in cfg.DATASETS.TEST:
         records = get_detection_dataset_dicts((name,), filter_empty=False)

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
-    DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.data import transforms as T
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ...data.mappers.build import build_mapper
 from ...errors import ConfigError
+from ...modeling.meta_arch.protocol import mapper_name_of, meta_arch_of
 from ...randomness import get_random_state, set_random_state
 
 __all__ = ["ValidationLoss", "build_validation_loaders", "computing_losses", "mean_losses"]
@@ -140,8 +140,7 @@ def build_validation_loaders(cfg: CfgNode) -> dict[str, Iterable[list[dict]]]:
 
     Raises: ConfigError: no data set has labels.
     """
-    size, largest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    resize = [T.ResizeShortestEdge([size, size], largest)] if size else []
+    mapper = build_mapper(mapper_name_of(meta_arch_of(cfg)), cfg, "validate")
     loaders = {}
     for name in cfg.DATASETS.TEST:
         if MetadataCatalog.get(name).get("has_labels") is False:
@@ -152,7 +151,7 @@ def build_validation_loaders(cfg: CfgNode) -> dict[str, Iterable[list[dict]]]:
             records = [records[i] for i in np.linspace(0, len(records) - 1, wanted).astype(int)]
         loaders[name] = build_detection_test_loader(
             records,
-            mapper=DatasetMapper(cfg, is_train=True, augmentations=resize),
+            mapper=mapper,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
     if not loaders:

@@ -94,7 +94,7 @@ class SemanticGraph(ExportGraph):
     def forward(self, image: Tensor) -> tuple[Tensor]:
         padded = self.prepared(image)
         if isinstance(self.model, FusionSemanticSegmentor):
-            logits = self.model.outputs(padded)["sem_seg"]
+            logits = self.model.outputs({"image": padded})["sem_seg"]
         else:
             logits, _ = self.model.sem_seg_head(self.model.backbone(padded))
         size = padded.shape[-2:]

@@ -7,6 +7,7 @@ its filters and shifts its bias. What follows no convolution (a pre-activation) 
 
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
@@ -24,20 +25,23 @@ _LOOKS = {"__get__", "dim", "size", "numel", "is_contiguous", "is_floating_point
 
 
 @torch.no_grad()
-def fold_norms(model: nn.Module, backbone: nn.Module | None = None) -> int:
+def fold_norms(
+    model: nn.Module, part: nn.Module | None = None, run: Callable[[], object] | None = None
+) -> int:
     """Fold what can be folded, in place, and return how many norms that were.
 
     Found are norms inside detectron2's ``Conv2d``, norms right behind a convolution in an
-    ``nn.Sequential`` and, by running it once, norms in `backbone` that alone see the result of a
+    ``nn.Sequential`` and, by running it once, norms in `part` that alone see the result of a
     convolution, however the two are written down.
 
     Args:
         model: in evaluation.
-        backbone: part of `model` that takes images (1, 3, H, W).
+        part: of `model`, or all of it.
+        run: runs it once.
     """
     count = _fold_inner(model) + _fold_sequential(model)
-    if backbone is not None and any(_can_fold(m) for m in backbone.modules()):
-        count += _fold_observed(backbone)
+    if part is not None and any(_can_fold(m) for m in part.modules()):
+        count += _fold_observed(part, run)
     return count
 
 
@@ -98,7 +102,7 @@ def _ends_linear(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d
 
 
-def _fold_observed(backbone: nn.Module) -> int:
+def _fold_observed(part: nn.Module, run: Callable[[], object]) -> int:
     """Fold pairs of a convolution and a norm that a run of the network shows to belong together."""
     watched: dict[int, tuple[Tensor, nn.Module]] = {}
     uses: dict[int, int] = defaultdict(int)
@@ -123,18 +127,16 @@ def _fold_observed(backbone: nn.Module) -> int:
         if source is not None:
             normed[source].add(module)
 
-    handles = [m.register_forward_hook(after_conv) for m in backbone.modules() if _ends_linear(m)]
-    handles += [
-        m.register_forward_pre_hook(before_norm) for m in backbone.modules() if _can_fold(m)
-    ]
+    handles = [m.register_forward_hook(after_conv) for m in part.modules() if _ends_linear(m)]
+    handles += [m.register_forward_pre_hook(before_norm) for m in part.modules() if _can_fold(m)]
     try:
         with Observe():
-            backbone(_sample(backbone))
+            run()
     except Exception:
         # Some unusual input or control flow. Nothing is folded then, and nothing is wrong.
         logging.getLogger(__name__).warning(
-            "%s does not run on a plain image; its norms stay beside their convolutions.",
-            type(backbone).__name__,
+            "%s does not run on a black image; its norms stay beside their convolutions.",
+            type(part).__name__,
             exc_info=True,
         )
         return 0
@@ -143,24 +145,13 @@ def _fold_observed(backbone: nn.Module) -> int:
             handle.remove()
 
     shared = {conv for key, (_, conv) in watched.items() if uses[key] != 1}
-    names = {module: name for name, module in backbone.named_modules()}
+    names = {module: name for name, module in part.named_modules()}
     count = 0
     for conv, norms in normed.items():
         norm = next(iter(norms))
         if len(norms) == 1 and sources[norm] == {conv} and conv not in shared:
             fold(conv, norm)
             parent, _, child = names[norm].rpartition(".")
-            setattr(backbone.get_submodule(parent), child, nn.Identity())
+            setattr(part.get_submodule(parent), child, nn.Identity())
             count += 1
     return count
-
-
-def _sample(backbone: nn.Module) -> Tensor:
-    """Black image of a size that the network takes."""
-    constraints = getattr(backbone, "padding_constraints", {})
-    side = constraints.get("square_size", 0)
-    if not side:
-        divisor = constraints.get("size_divisibility", 0) or backbone.size_divisibility
-        side = 64 if divisor <= 1 else -(-64 // divisor) * divisor
-    parameter = next(backbone.parameters())
-    return torch.zeros(1, 3, side, side, device=parameter.device, dtype=parameter.dtype)

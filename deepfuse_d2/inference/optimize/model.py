@@ -5,12 +5,13 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...kernels.capabilities import can_pack
 from ...kernels.packed_conv import InferenceConv2d, replace_convolutions
 from ...kernels.roi_pool import TableROIPooler
+from ...modeling.meta_arch.protocol import example_of, has_inputs, inputs_of, takes_image_alone
 from .blocks import fuse_blocks
 from .fold import fold_norms
 from .heads import (
@@ -26,6 +27,8 @@ from .rcnn import InferenceRCNN
 
 __all__ = ["optimize_for_inference"]
 
+# Of the black image that shows which norms follow a convolution.
+_SIDE = 64
 # Modules of classes that compute what detectron2's do, in ways made for training.
 _TRAINING_KERNELS = frozenset(
     {
@@ -81,7 +84,7 @@ def optimize_for_inference(
     pack = can_pack(device) and not compile
 
     backbone = getattr(model, "backbone", None)
-    folded = fold_norms(model, backbone)
+    folded = fold_norms(model, *_observable(model))
     on_cpu = device.type == "cpu"
     flatten_channels_last(model)
     if on_cpu:
@@ -114,6 +117,21 @@ def optimize_for_inference(
         folded, convolutions, dtype, device, ", compiled" if compile else "",
     )  # fmt: skip
     return model
+
+
+def _observable(model: nn.Module) -> tuple[nn.Module, Callable[[], object]] | tuple[None, None]:
+    """Of a model, what can be run on a small black image, and how: its network, or its backbone."""
+    if not has_inputs(model):
+        return None, None
+
+    def inputs() -> dict[str, Tensor]:
+        return inputs_of(model, [example_of(model, _SIDE, _SIDE)])
+
+    if takes_image_alone(model):
+        return model.backbone, lambda: model.backbone(inputs()["image"])
+    if callable(getattr(model, "outputs", None)):
+        return model, lambda: model.outputs(inputs())
+    return None, None
 
 
 def _take_off_training_kernels(model: nn.Module) -> None:

@@ -5,7 +5,8 @@ to logits, so that heads are compared under the same losses and the same inferen
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,10 @@ class FusionSemanticSegmentor(nn.Module):
     common size that the network can divide; padding has no label and enters no loss. Losses and
     resizing are computed in float32, under autocast as well.
     """
+
+    # see protocol.py
+    mapper_name = "sem_seg"
+    predicts = ("sem_seg",)
 
     @configurable
     def __init__(
@@ -136,12 +141,13 @@ class FusionSemanticSegmentor(nn.Module):
             return self._infer_batch(batched_inputs)
         return [{"sem_seg": self._infer(entry)} for entry in batched_inputs]
 
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images (N, C, H, W), sides multiples of `size_divisibility` -> logits by name.
+    def inputs(self, batched_inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """{"image": (N, C, H, W)}, normalised and padded."""
+        return {"image": self._images(batched_inputs).tensor}
 
-        "sem_seg" is (N, K, h, w) at the stride of the head.
-        """
-        features = self.backbone(images)
+    def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of :meth:`inputs`, logits by name: "sem_seg" (N, K, h, w) at the stride of the head."""
+        features = self.backbone(inputs["image"])
         if isinstance(self.sem_seg_head, SemSegFPNHead):
             # its forward would compute its own loss
             return {"sem_seg": self.sem_seg_head.layers(features)}
@@ -154,11 +160,11 @@ class FusionSemanticSegmentor(nn.Module):
                 f"Training images without labels of their pixels: {names}. FusionSemanticSegmentor "
                 'learns from data sets with "sem_seg_file_name"; see DATASETS.TRAIN.'
             )
-        images = self._batch([self._normalise(entry["image"]) for entry in batched_inputs])
+        images = self._images(batched_inputs)
         labels = self._batch(
             [entry["sem_seg"].to(self.device) for entry in batched_inputs], self.ignore_value
         ).tensor.long()
-        outputs = self.outputs(images.tensor)
+        outputs = self.outputs({"image": images.tensor})
         weights = getattr(self.sem_seg_head, "auxiliary_weights", {})
         # https://github.com/pytorch/pytorch/issues/48163: resizing and losses suffer in half
         # precision
@@ -181,9 +187,9 @@ class FusionSemanticSegmentor(nn.Module):
         return {f"{key}_{name}": weight * value for name, value in values.items()}
 
     def _infer_batch(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        images = self._batch([self._normalise(entry["image"]) for entry in batched_inputs])
+        images = self._images(batched_inputs)
         padded = tuple(images.tensor.shape[-2:])
-        batch = self.outputs(images.tensor)["sem_seg"].float()
+        batch = self.outputs({"image": images.tensor})["sem_seg"].float()
         results = []
         for logits, content, entry in zip(batch, images.image_sizes, batched_inputs, strict=True):
             size = _output_size(entry)
@@ -193,12 +199,15 @@ class FusionSemanticSegmentor(nn.Module):
 
     def _infer(self, entry: dict) -> Tensor:
         return self.inference(
-            predict=lambda images: self.outputs(images)["sem_seg"],
+            predict=lambda images: self.outputs({"image": images})["sem_seg"],
             prepare=lambda image: self._batch([self._normalise(image)]).tensor[0],
             image=entry["image"].to(self.device),
             size=_output_size(entry),
             divisor=self.size_divisibility,
         )
+
+    def _images(self, batched_inputs: Sequence[Mapping[str, Any]]) -> ImageList:
+        return self._batch([self._normalise(entry["image"]) for entry in batched_inputs])
 
     def _normalise(self, image: Tensor) -> Tensor:
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
