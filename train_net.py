@@ -11,8 +11,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
-from deepfuse_d2.engine import Trainer, setup
-from deepfuse_d2.engine.distributed import launch
+from deepfuse_d2.engine import Trainer, launch, setup
 from deepfuse_d2.errors import UserError
 
 
