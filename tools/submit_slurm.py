@@ -40,7 +40,7 @@ class Training:
         from detectron2.engine import default_argument_parser
 
         import train_net
-        from deepfuse_d2.engine.distributed import launch
+        from deepfuse_d2.engine import launch
         from deepfuse_d2.engine.distributed.preemption import Preempted
 
         requeue = take_over_warning()

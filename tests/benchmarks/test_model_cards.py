@@ -137,7 +137,7 @@ def test_seeds_are_averaged_and_what_was_changed_is_told(run, tmp_path):
 def test_all_figures_of_a_result_stand_on_its_card(tool):
     pixels = {"mIoU": [57.9], "pACC": [90.0]}
     result = {"data": ["street"], "metrics": {"sem_seg": pixels}, "seeds": [1]}
-    card = sys.modules["model_page"].measurement(result)
+    card = sys.modules["benchmarks.model_page"].measurement(result)
     assert card.startswith("- On street: **mIoU 57.9, pixel accuracy 90.0** (seed 1).")
 
 

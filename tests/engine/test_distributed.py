@@ -20,8 +20,7 @@ from test_hooks_scores import SCORES, Loop
 from test_hooks_watching import Learner, images
 from torch import nn
 
-from deepfuse_d2.engine import Trainer, load_config
-from deepfuse_d2.engine.distributed import launch
+from deepfuse_d2.engine import Trainer, launch, load_config
 from deepfuse_d2.engine.distributed.data_parallel import distribute, local_norms_on_cpu
 from deepfuse_d2.engine.hooks.validation_loss import mean_losses
 from deepfuse_d2.errors import ConfigError
