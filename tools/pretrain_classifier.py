@@ -31,6 +31,7 @@ from deepfuse_d2.checkpoint.writing import check_suffix, write_weights
 from deepfuse_d2.config.look_up import look_up
 from deepfuse_d2.engine import load_config
 from deepfuse_d2.errors import ConfigError, DatasetError, UserError
+from deepfuse_d2.modeling.backbone.protocol import networks_of
 from deepfuse_d2.modeling.sem_seg.semantic_supervision import SupervisedClassifier
 
 logger = logging.getLogger("deepfuse_d2.pretrain_classifier")
@@ -131,11 +132,10 @@ def pretrain(args: argparse.Namespace) -> None:
 
 
 def build_bottom_up(cfg: CfgNode) -> Backbone:
-    """The network below the neck, or the backbone where there is no neck."""
-    composed = cfg.MODEL.BACKBONE.NAME in ("build_neck_backbone", "build_two_scale_backbone")
-    key = "MODEL.NECK.BOTTOM_UP" if composed else "MODEL.BACKBONE.NAME"
-    name = cfg.MODEL.NECK.BOTTOM_UP if composed else cfg.MODEL.BACKBONE.NAME
-    return look_up(BACKBONE_REGISTRY, name, key)(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+    """The network below the neck, the first of several that take the same weights."""
+    builder = look_up(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    backbone = builder(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+    return next(iter(networks_of(backbone).values()))
 
 
 def image_folder(folder: Path, cfg: CfgNode, size: int, training: bool):

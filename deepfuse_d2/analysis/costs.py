@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..modeling.backbone.protocol import children_backbones
 from ..modeling.meta_arch.protocol import example_of, has_inputs, inputs_of
 from . import counting
 from .heads import Head, heads_of
@@ -109,9 +110,11 @@ def analyze(
     parts = _Parts()
     with torch.no_grad(), _in_eval(model):
         counts = parts.count(Head("backbone", [backbone], call_backbone, [image]))
-        if isinstance(getattr(backbone, "bottom_up", None), nn.Module):
-            bottom_up = counts["0.bottom_up"]
-            parts.add("bottom-up", [backbone.bottom_up], bottom_up)
+        children = children_backbones(backbone)
+        if len(children) == 1:
+            [(path, network)] = children.items()
+            bottom_up = counts[f"0.{path}"]
+            parts.add("bottom-up", [network], bottom_up)
             parts.add("neck", [backbone], counts[""] - bottom_up)
         else:
             parts.add("bottom-up", [backbone], counts[""])

@@ -28,6 +28,11 @@ def add_deepfuse_config(cfg: CN) -> None:
     # Extra, coarser levels: "maxpool" (p6, for R-CNN), "p6p7" (for RetinaNet and FCOS), "none".
     cfg.MODEL.NECK.TOP_BLOCK = "maxpool"
 
+    # build_two_scale_backbone: the network for the image and for half of it, any name in
+    # detectron2's BACKBONE_REGISTRY; "" takes MODEL.NECK.BOTTOM_UP, where no neck uses that.
+    cfg.MODEL.TWO_SCALE = CN()
+    cfg.MODEL.TWO_SCALE.BOTTOM_UP = ""
+
     # The DeepFuse operation, wherever it is used; deepfuse_d2/layers/fuse.py defines it.
     cfg.MODEL.DEEPFUSE = CN()
     # How maps are merged: "sum", "weighted_sum" (a learned weight an input), "gated" (a learned

@@ -8,7 +8,7 @@ from torch import nn
 
 from deepfuse_d2.engine import Trainer, load_config
 from deepfuse_d2.engine.speed import mixed_precision
-from deepfuse_d2.engine.speed.stage_checkpointing import CheckpointedStage
+from deepfuse_d2.engine.speed.stage_checkpointing import checkpointed
 
 # key -> value, and how far the losses may be from those with everything off
 SWITCHES = {
@@ -89,7 +89,7 @@ def test_all_switches_work_together(train, plain):
 def test_a_compiled_stage_that_is_computed_twice_counts_a_batch_once():
     def stage():
         torch.manual_seed(0)
-        return CheckpointedStage(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        return checkpointed(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
 
     compiled, plain = stage(), stage()
     compiled.compile(backend="aot_eager")

@@ -3,6 +3,9 @@
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone
+from detectron2.modeling.backbone import ViT
+from detectron2.modeling.backbone.swin import SwinTransformer
 from torch import nn
 
 from deepfuse_d2 import add_deepfuse_config
@@ -40,29 +43,89 @@ def settings(optimizer, model, key):
     return {name: of[id(p)] for name, p in model.named_parameters()}
 
 
-RESNET = ["stem.conv1", "res2.0.conv1", "res3.0.conv1", "res4.5.conv3", "res5.0.shortcut"]
-VIT = ["pos_embed", "patch_embed.proj", "blocks.0.mlp", "blocks.1.mlp", "blocks.10.mlp", "norm"]
-SWIN = ["patch_embed.proj", "layers_0.blocks.1.mlp", "layers_1.blocks.0.mlp", "layers_1.norm"]
+def resnet():
+    return build_bottom_up("build_resnet_backbone")
+
+
+def vit():
+    return ViT(img_size=32, embed_dim=8, depth=3, num_heads=1, out_feature="x")
+
+
+def swin():
+    return SwinTransformer(embed_dim=8, depths=(2, 1), num_heads=(1, 1), out_indices=(0, 1))
+
+
+def deepfuse_resnet():
+    return build_bottom_up("build_deepfuse_resnet_backbone")
+
+
+def mobilenet():
+    return build_bottom_up("build_mobilenet_v2_backbone")
+
+
+def two_scales():
+    return build_bottom_up(
+        "build_two_scale_backbone", "MODEL.TWO_SCALE.BOTTOM_UP", "build_mobilenet_v2_backbone"
+    )
+
+
+def build_bottom_up(name, *overrides):
+    cfg = config(
+        "MODEL.BACKBONE.NAME", name, "MODEL.RESNETS.DEPTH", 18, "MODEL.BACKBONE.FREEZE_AT", 0,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.NORM", "BN",
+        "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"], *overrides,
+    )  # fmt: skip
+    return build_backbone(cfg)
+
+
+POWERS = {
+    "stem.conv1": 5, "res2.0.conv1": 4, "res3.0.conv1": 3, "res4.1.conv1": 2,
+}  # fmt: skip
+MOBILENET = {**POWERS, "res1.0.conv2": 5, "res4a.0.conv1": 2, "res5a.2.conv3": 1, "res5.0.conv1": 1}
 
 
 @pytest.mark.parametrize(
-    ("names", "powers"),
-    [(RESNET, [5, 4, 3, 2, 1]), (VIT, [4, 4, 3, 2, 1, 1]), (SWIN, [3, 2, 1, 1])],
+    ("network", "powers"),
+    [
+        (resnet, {**POWERS, "res5.0.shortcut": 1}),
+        (
+            vit,
+            {"pos_embed": 4, "patch_embed.proj": 4, "blocks.0.mlp.fc1": 3, "blocks.2.mlp.fc1": 1},
+        ),
+        (swin, {"patch_embed.proj": 3, "layers.0.blocks.1.mlp.fc1": 2, "norm0": 1, "norm1": 1}),
+        (deepfuse_resnet, {**POWERS, "fuse_low_to_high.res3": 3}),
+        (mobilenet, MOBILENET),
+        (
+            two_scales,
+            {
+                f"{scale}.{n}": p
+                for scale in ("bottom_up", "half_scale")
+                for n, p in MOBILENET.items()
+            },
+        ),
+    ],
 )
-def test_the_earlier_a_stage_the_slower_it_learns(names, powers):
-    prefix = "backbone.bottom_up."
-    model = tree(
-        [f"{prefix}{n}.weight" for n in names] + ["backbone.fpn_lateral2.weight", "head.w"]
-    )
+@pytest.mark.parametrize("neck", [True, False])
+def test_the_earlier_a_stage_the_slower_it_learns(network, powers, neck):
+    model = tree(["head.w"])
+    model.backbone = network()
+    if neck:
+        model.backbone, bottom_up = tree(["fpn_lateral2.weight"]), model.backbone
+        model.backbone.bottom_up = bottom_up
     cfg = config("SOLVER.LAYER_DECAY", 0.5, "SOLVER.BACKBONE_MULTIPLIER", 0.1)
     found = settings(build_optimizer(cfg, model), model, "lr")
-    for name, power in zip(names, powers, strict=True):
-        assert found[f"{prefix}{name}.weight"] == pytest.approx(0.1 * 0.5**power), name
-    assert found["backbone.fpn_lateral2.weight"] == found["head.w"] == 1.0
+    prefix = "backbone.bottom_up." if neck else "backbone."
+    for start, power in powers.items():
+        rates = [rate for n, rate in found.items() if n.startswith(f"{prefix}{start}")]
+        assert rates, start
+        assert rates == pytest.approx([0.1 * 0.5**power] * len(rates)), start
+    slowed = [name for name, rate in found.items() if rate < 1]
+    assert slowed == [n for n in found if n.startswith(prefix) and "fpn" not in n]
 
 
 def test_without_layer_decay_all_stages_learn_alike():
-    model = tree([f"backbone.bottom_up.{n}.weight" for n in RESNET])
+    model = tree(["head.w"])
+    model.backbone = resnet()
     assert set(settings(build_optimizer(config(), model), model, "lr").values()) == {1.0}
 
 

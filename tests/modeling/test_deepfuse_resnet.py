@@ -275,7 +275,7 @@ def test_the_quick_config_trains_the_insertions_of_its_network(repository):
     add_deepfuse_config(cfg)
     cfg.merge_from_file(repository / "configs/MiniCity/mask_rcnn_R_18_DeepFuseResNet_quick.yaml")
     network = build_backbone(cfg, ShapeSpec(channels=3)).train()
-    assert type(network) is FPN
+    assert isinstance(network, FPN)
     insertions = {
         name: parameter
         for name, parameter in network.bottom_up.named_parameters()

@@ -79,7 +79,7 @@ def test_zero_init_starts_as_detectron2s_fpn_and_leaves_it_with_the_first_step(m
 
 
 def test_registered_fpn_is_detectron2s_own():
-    assert type(build("MODEL.NECK.NAME", "FPN")) is FPN
+    assert isinstance(build("MODEL.NECK.NAME", "FPN"), FPN)
 
 
 def test_the_short_builder_gives_resnet_with_deepfuse_fpn_whatever_the_neck_says():

@@ -423,10 +423,6 @@ def test_a_network_built_for_one_size_takes_smaller_images_too():
         (chosen("densenet121", "MODEL.TIMM.DROP_PATH", 0.1), r"drop_path_rate"),
         (chosen("resnet10t", "MODEL.TIMM.ARGS", [{"widht": 3}]), r"\{'widht': 3\}.*'widht'"),
         (chosen("resnet10t", "MODEL.TIMM.ARGS", ["width"]), r"must be a list of mappings"),
-        (
-            chosen("resnet10t", "MODEL.BACKBONE.CHECKPOINT_STAGES", ["res3"]),
-            r"CHECKPOINT_STAGES = \['res3'\].*leave it \[\]",
-        ),
     ],
 )  # fmt: skip
 def test_a_mistake_is_answered_with_what_is_possible(overrides, message):

@@ -1,6 +1,5 @@
 """Optimizers by config: SGD and AdamW, fused into one operation, with rates and decay by layer."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +9,9 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 
 from ...errors import ConfigError
+from ...modeling.backbone.protocol import networks_of, stages_of
 
 __all__ = ["build_optimizer"]
-
-# Stages of detectron2's, torchvision's and timm's networks; what stands before them is the stem.
-_STAGE = re.compile(r"(?:^|\.)(?:res|layer|stage|block)s?[._]?(\d+)(?=[._]|$)")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -88,10 +85,7 @@ def _lr_factor(cfg: CfgNode, model: nn.Module) -> Callable[[str], float]:
             f"SOLVER.LAYER_DECAY is {decay}; it must be above 0 and at most 1, such as 0.75. 1 "
             "gives all stages the same rate."
         )
-    # A neck lies within the backbone, around the network that comes with weights.
-    has_neck = hasattr(getattr(model, "backbone", None), "bottom_up")
-    slow = "backbone.bottom_up." if has_neck else "backbone."
-    below = _stages_behind([name for name, _ in model.named_parameters() if name.startswith(slow)])
+    below = _stages_behind(model)
 
     # detectron2's own bias_lr_factor would replace what the function says, not multiply it
     def factor(name: str) -> float:
@@ -102,19 +96,17 @@ def _lr_factor(cfg: CfgNode, model: nn.Module) -> Callable[[str], float]:
     return factor
 
 
-def _stages_behind(names: list[str]) -> dict[str, int]:
-    """Of each parameter of a network, how many stages come after its own, the neck or head as one.
+def _stages_behind(model: nn.Module) -> dict[str, int]:
+    """Of each parameter of the bottom-up networks, how many depths come behind it, heads as one.
 
-    The last stage has 1, the one before 2, and what belongs to no stage comes before all, except
-    for a norm at the end.
+    The last stage of a network has 1, the one before 2, and so on. What wrappers add (a neck, the
+    connections of a composite) comes with no weights and is not in it.
     """
-    stage = {name: int(m[1]) for name in names if (m := _STAGE.search(name))}
-    order = {number: i for i, number in enumerate(sorted(set(stage.values()), reverse=True), 1)}
-    last_of_stage = max((i for i, name in enumerate(names) if name in stage), default=-1)
+    backbone = getattr(model, "backbone", None)
     behind = {}
-    for i, name in enumerate(names):
-        if name in stage:
-            behind[name] = order[stage[name]]
-        else:
-            behind[name] = 1 if i > last_of_stage >= 0 else len(order) + 1
-    return behind
+    for network in networks_of(backbone).values() if backbone is not None else ():
+        stages = stages_of(network)
+        order = sorted({stage.depth for stage in stages}, reverse=True)
+        for stage in stages:
+            behind |= {id(p): order.index(stage.depth) + 1 for p in stage.parameters()}
+    return {name: behind[id(p)] for name, p in model.named_parameters() if id(p) in behind}

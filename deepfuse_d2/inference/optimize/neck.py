@@ -1,9 +1,10 @@
 """detectron2's FPN for inference: sums where the laterals are, no copies of coarser maps."""
 
-from detectron2.modeling.backbone.fpn import FPN
+from detectron2 import modeling
 from torch import Tensor, nn
 
 from ...kernels.packed_conv import InferenceConv2d
+from ...modeling.neck.fpn import FPN
 
 __all__ = ["InferenceFPN"]
 
@@ -14,18 +15,17 @@ class InferenceFPN(FPN):
     @staticmethod
     def fits(module: nn.Module) -> bool:
         """Whether it is detectron2's, unchanged, with laterals that give tensors of their own."""
-        return type(module) is FPN and all(
+        return type(module) in (FPN, modeling.FPN) and all(
             isinstance(conv, InferenceConv2d) for conv in module.lateral_convs
         )
 
     @classmethod
-    def take_over(cls, module: FPN) -> None:
+    def take_over(cls, module: modeling.FPN) -> None:
         """Make `module` one, where it is."""
         module.__class__ = cls
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> {"p2": (N, C, H / 4, W / 4), ...} from high to low resolution."""
-        features = self.bottom_up(x)
+    def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
         coarser, results = None, []
         names = self.in_features[::-1]
         for name, lateral, output in zip(names, self.lateral_convs, self.output_convs, strict=True):

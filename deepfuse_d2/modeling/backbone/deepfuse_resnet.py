@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ...errors import config_errors
 from ...layers import DeepFuse, check_checkpoint_stages, run_stage
 from ..deepfuse_config import deepfuse_arguments
+from .protocol import Stage
 
 __all__ = ["BACKBONE_DIRECTIONS", "DeepFuseResNet", "build_deepfuse_resnet_backbone"]
 
@@ -107,6 +108,19 @@ class DeepFuseResNet(ResNet):
         self.fuse_high_to_low = nn.ModuleDict(
             {name: insertion(name, sources) for name, sources in self._later.items()}
         )
+
+    def stages(self) -> list[Stage]:
+        """Stem and stages of the ResNet, each with what is fused into it."""
+        inserted = (self.fuse_low_to_high, self.fuse_high_to_low)
+        rest = [
+            Stage(
+                name,
+                depth,
+                (getattr(self, name), *(fuse[name] for fuse in inserted if name in fuse)),
+            )
+            for depth, name in enumerate(self.stage_names, 2)
+        ]
+        return [Stage("stem", 1, (self.stem,)), *rest]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"res2": (N, C, H/4, W/4), ...}, the features asked for."""

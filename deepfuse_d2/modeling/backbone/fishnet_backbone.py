@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...layers import check_checkpoint_stages, get_norm
 from .fishnet import Fish, freeze_module, norm_for_width, variant
+from .protocol import Stage
 
 __all__ = ["FishNetBackbone", "build_fishnet_backbone"]
 
@@ -96,10 +97,13 @@ class FishNetBackbone(Backbone):
             min((name for name in tapped if tapped[name] > i), key=tapped.get)
             for i in range(len(self.fish.stages))
         ]
-        asked = check_checkpoint_stages(
+        self.checkpoint_stages = check_checkpoint_stages(
             checkpoint_stages, [name for name in tapped if name in owners]
         )
-        self.checkpointed = frozenset(i for i, owner in enumerate(owners) if owner in asked)
+        self._owners = tuple(owners)
+        self.checkpointed = frozenset(
+            i for i, owner in enumerate(owners) if owner in self.checkpoint_stages
+        )
 
         self._out_features = list(self.taps)
         self._out_feature_channels = {n: self.fish.channels[i] for n, i in self.taps.items()}
@@ -140,6 +144,18 @@ class FishNetBackbone(Backbone):
         if self.out_norms is None:
             return outputs
         return {name: F.relu_(norm(outputs[name])) for name, norm in self.out_norms.items()}
+
+    def stages(self) -> list[Stage]:
+        """The network's own ten, each a depth, named by the feature they are checkpointed with.
+
+        Norms of the features learn like the last of them.
+        """
+        own = [(stage,) for stage in self.fish.stages]
+        if self.out_norms is not None:
+            own[-1] += (self.out_norms,)
+        named = zip(self._owners, own, strict=True)
+        rest = [Stage(name, depth, parts) for depth, (name, parts) in enumerate(named, 2)]
+        return [Stage("stem", 1, (self.fish.stem,)), *rest]
 
     def freeze(self, freeze_at: int = 0) -> "FishNetBackbone":
         """Fix the stem (1), also the tail's three stages (2..4), everything (5); returns itself."""

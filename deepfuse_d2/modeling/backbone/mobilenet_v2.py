@@ -15,6 +15,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from .protocol import Stage, freeze_stages
 
 __all__ = ["MobileNetV2", "build_mobilenet_v2_backbone"]
 
@@ -116,10 +117,12 @@ class MobileNetV2(Backbone):
                 self._shapes[name] = ShapeSpec(channels=channels, stride=stride)
             if set(out_features) <= set(self.stage_names):
                 break
-        for name in ["stem", *self.stage_names]:
-            if freeze_at >= (1 if name == "stem" else int(name[3])):
-                for block in [self.stem] if name == "stem" else getattr(self, name):
-                    block.freeze()
+        freeze_stages(self, freeze_at)
+
+    def stages(self) -> list[Stage]:
+        """By depth: the stem and the block at stride 2, res2, res3, res4a and res4, ..."""
+        rest = [Stage(name, int(name[3]), (getattr(self, name),)) for name in self.stage_names]
+        return [Stage("stem", 1, (self.stem,)), *rest]
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return dict(self._shapes)

@@ -18,8 +18,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from .protocol import Stage
 from .timm_models import create_timm_model
-from .timm_probe import drop_unused, find_image_sizes, find_stages, find_taps
+from .timm_probe import drop_unused, find_image_sizes, find_parts, find_stages, find_taps
 
 __all__ = ["TimmBackbone", "build_timm_backbone"]
 
@@ -119,11 +120,6 @@ class TimmBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         timm = cfg.MODEL.TIMM
-        if cfg.MODEL.BACKBONE.CHECKPOINT_STAGES:
-            raise ConfigError(
-                f"MODEL.BACKBONE.CHECKPOINT_STAGES = {list(cfg.MODEL.BACKBONE.CHECKPOINT_STAGES)}: "
-                "build_timm_backbone keeps all activations; leave it []."
-            )
         pretrained, checkpoint = timm.PRETRAINED, timm.CHECKPOINT
         if cfg.MODEL.WEIGHTS and (pretrained or checkpoint):
             logger.info(
@@ -186,6 +182,14 @@ class TimmBackbone(Backbone):
         # Part of the config, not of the weights.
         self.register_buffer("scale", scale.float().reshape(3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.float().reshape(3, 1, 1), persistent=False)
+
+    def stages(self) -> list[Stage]:
+        """The layers by the first feature that depends on them; the stem as `freeze` has it."""
+        parts = find_parts(self.body, self._stage_of)
+        return [
+            Stage("stem" if depth == 1 else f"res{depth}", depth, tuple(parts[depth]))
+            for depth in sorted(parts)
+        ]
 
     def freeze(self, freeze_at: int = 0) -> "TimmBackbone":
         """Stop `freeze_at` stages from learning, their batch norms included; returns itself.

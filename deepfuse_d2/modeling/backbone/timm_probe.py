@@ -5,6 +5,7 @@ map of an odd image has ceil(H / stride) rows, or which parameters a map depends
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,14 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 
-__all__ = ["ImageSizes", "drop_unused", "find_image_sizes", "find_stages", "find_taps"]
+__all__ = [
+    "ImageSizes",
+    "drop_unused",
+    "find_image_sizes",
+    "find_parts",
+    "find_stages",
+    "find_taps",
+]
 
 _FEATURE_OF_STRIDE = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 _REQUIRED_STRIDES = {8, 16, 32}
@@ -178,6 +186,28 @@ def _in_stem(body: nn.Module, stage_of: Mapping[str, int]) -> list[str]:
         if len(stem) < len(names):
             return stem
     return []
+
+
+def find_parts(
+    body: nn.Module, stage_of: Mapping[str, int], prefix: str = ""
+) -> dict[int, list[nn.Module | nn.Parameter]]:
+    """Stage -> the largest modules in `body` that are of this stage alone, and what is outside.
+
+    A list of modules counts as its entries: nothing calls it.
+    """
+    parts: dict[int, list[nn.Module | nn.Parameter]] = defaultdict(list)
+    for name, parameter in body.named_parameters(recurse=False):
+        if prefix + name in stage_of:
+            parts[stage_of[prefix + name]].append(parameter)
+    for name, child in body.named_children():
+        inner = f"{prefix}{name}."
+        found = {stage_of[inner + n] for n, _ in child.named_parameters() if inner + n in stage_of}
+        if len(found) == 1 and not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            parts[found.pop()].append(child)
+        else:
+            for stage, more in find_parts(child, stage_of, inner).items():
+                parts[stage] += more
+    return parts
 
 
 def drop_unused(body: nn.Module, used: Collection[str]) -> None:

@@ -10,8 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
-from ...config.look_up import look_up
-from ...errors import ConfigError
+from .protocol import child_builder
 
 __all__ = ["TwoScaleBackbone", "build_two_scale_backbone"]
 
@@ -29,6 +28,9 @@ class TwoScaleBackbone(Backbone):
         self.bottom_up = bottom_up
         self.half_scale = half_scale
         self.register_load_state_dict_pre_hook(_start_both)
+
+    def children_backbones(self) -> dict[str, Backbone]:
+        return {"bottom_up": self.bottom_up, "half_scale": self.half_scale}
 
     @property
     def size_divisibility(self) -> int:
@@ -62,12 +64,6 @@ def _start_both(module: TwoScaleBackbone, state_dict: dict, prefix: str, *_) -> 
 
 @BACKBONE_REGISTRY.register()
 def build_two_scale_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TwoScaleBackbone:
-    """MODEL.NECK.BOTTOM_UP, twice."""
-    name = cfg.MODEL.NECK.BOTTOM_UP
-    builder = look_up(BACKBONE_REGISTRY, name, "MODEL.NECK.BOTTOM_UP")
-    if builder in (build_two_scale_backbone, BACKBONE_REGISTRY.get("build_neck_backbone")):
-        raise ConfigError(
-            f'MODEL.NECK.BOTTOM_UP = "{name}" is no bottom-up network; build_two_scale_backbone '
-            'needs one, such as "build_resnet_backbone".'
-        )
+    """MODEL.TWO_SCALE.BOTTOM_UP, or else MODEL.NECK.BOTTOM_UP, twice."""
+    builder = child_builder(cfg, "MODEL.TWO_SCALE.BOTTOM_UP", build_two_scale_backbone)
     return TwoScaleBackbone(builder(cfg, input_shape), builder(cfg, input_shape))

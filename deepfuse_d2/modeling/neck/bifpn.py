@@ -195,9 +195,8 @@ class BiFPN(Pyramid):
             "repeats": cfg.MODEL.BIFPN.REPEATS,
         }
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
-        features = self.bottom_up(image)
+    def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
         maps = {
             level: getattr(self, f"lateral{level}")(features[name])
             for level, name in zip(self.levels, self.in_features, strict=True)

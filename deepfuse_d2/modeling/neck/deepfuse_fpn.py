@@ -124,9 +124,8 @@ class DeepFuseFPN(LateralPyramid):
     def _levels_in(self, order: str) -> tuple[int, ...]:
         return self.levels[::-1] if order == "down" else self.levels
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
-        features = self.bottom_up(image)
+    def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
         maps = self.laterals(features)
         for i, (order, _) in enumerate(self.passes):
             for previous, level in itertools.pairwise(self._levels_in(order)):

@@ -1,12 +1,50 @@
 """detectron2's own FPN (arXiv 1612.03144) as an entry of the neck registry."""
 
+import torch.nn.functional as F
+from detectron2 import modeling
 from detectron2.config import CfgNode
-from detectron2.modeling import FPN, Backbone
+from detectron2.modeling import Backbone
+from torch import Tensor
 
 from .build import NECK_REGISTRY
 from .top_block import build_top_block
 
-__all__ = ["build_fpn"]
+__all__ = ["FPN", "fuse_features"]
+
+
+class FPN(modeling.FPN):
+    """detectron2's, with its fusion as a method of its own: the same modules, names and numbers."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
+        return self.fuse(self.bottom_up(x))
+
+    def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
+        coarser, results = None, []
+        names = self.in_features[::-1]
+        for name, lateral, output in zip(names, self.lateral_convs, self.output_convs, strict=True):
+            merged = lateral(features[name])
+            if coarser is not None:
+                merged = merged + F.interpolate(coarser, scale_factor=2.0, mode="nearest")
+                if self._fuse_type == "avg":
+                    merged = merged / 2
+            results.insert(0, output(merged))
+            coarser = merged
+        if self.top_block is not None:
+            wanted = self.top_block.in_feature
+            given = features.get(wanted)
+            if given is None:
+                given = results[self._out_features.index(wanted)]
+            results.extend(self.top_block(given))
+        return dict(zip(self._out_features, results, strict=True))
+
+
+def fuse_features(neck: Backbone, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `neck`, ours or detectron2's FPN, makes of `features`; see :meth:`Pyramid.fuse`."""
+    if not hasattr(neck, "fuse") and isinstance(neck, modeling.FPN):
+        return FPN.fuse(neck, features)
+    return neck.fuse(features)
 
 
 def build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:

@@ -66,17 +66,16 @@ class PAFPN(LateralPyramid):
                 f"path_output{level}", same_size_conv(out_channels, out_channels, 3, norm)
             )
         # Both ways fuse by plain sums.
-        self.fuse = DeepFuse([out_channels, out_channels], out_channels, merge="sum", depth=0)
+        self.sum = DeepFuse([out_channels, out_channels], out_channels, merge="sum", depth=0)
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
-        features = self.bottom_up(image)
+    def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
         maps = self.laterals(features)
         for coarser, level in itertools.pairwise(self.levels[::-1]):
-            maps[level] = self.fuse(maps[level], [maps[coarser]])
+            maps[level] = self.sum(maps[level], [maps[coarser]])
         maps = self.outputs(maps)
         for finer, level in itertools.pairwise(self.levels):
             down = torch.relu(getattr(self, f"path_down{level}")(maps[finer]))
-            fused = self.fuse(maps[level], [down])
+            fused = self.sum(maps[level], [down])
             maps[level] = torch.relu(getattr(self, f"path_output{level}")(fused))
         return {f"p{level}": x for level, x in self.with_top(features, maps).items()}

@@ -17,7 +17,7 @@ __all__ = ["LateralPyramid", "Pyramid", "check_features"]
 class Pyramid(Backbone):
     """Base of a neck: a bottom-up network, one width, levels p2, p3, ... of doubling stride.
 
-    A subclass gives `forward`. Level l has stride 2^l: res4 of stride 16 becomes p4.
+    A subclass gives `fuse`. Level l has stride 2^l: res4 of stride 16 becomes p4.
 
     Args:
         bottom_up: network whose features are fused.
@@ -52,6 +52,20 @@ class Pyramid(Backbone):
     def size_divisibility(self) -> int:
         """Stride of the coarsest bottom-up feature; detectron2 pads images to multiples of it."""
         return 2 ** self.levels[-1]
+
+    def children_backbones(self) -> dict[str, Backbone]:
+        return {"bottom_up": self.bottom_up}
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
+        return self.fuse(self.bottom_up(image))
+
+    def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features of `in_features`' names and shapes -> {"p2": (N, C, H/4, W/4), ...}.
+
+        Whoever computed them: of a composite backbone, the necks fuse those of each network.
+        """
+        raise NotImplementedError
 
     def with_top(self, features: dict[str, Tensor], maps: dict[int, Tensor]) -> dict[int, Tensor]:
         """`maps` (level -> map) with the levels of the top block.
