@@ -32,7 +32,7 @@ from .evaluators import build_evaluator, check_evaluators
 from .hooks import EvaluateAverage, TrainingStopped, build_monitor_hooks
 from .resume.checkpoints import resumable_hooks
 from .resume.trainer import ResumableTrainer
-from .solver.ema import build_average
+from .solver.ema import AverageWeights, build_average
 from .solver.optimizer import build_optimizer
 from .solver.schedule import build_lr_scheduler
 from .speed.allocator import retain_freed_memory
@@ -113,14 +113,14 @@ class Trainer(ResumableTrainer):
         writers = [hooks.pop()] if comm.is_main_process() else []
         for writer in writers:
             writer._period = self.cfg.MONITOR.PERIOD
-        hooks += build_monitor_hooks(self.cfg, self.model, self.checkpointer)
-        return [*self._with_average(hooks), *writers]
-
-    def _with_average(self, hooks: list[HookBase]) -> list[HookBase]:
-        """`hooks`, and those of MODEL_EMA: averaging before anything is written or evaluated."""
         average = build_average(self.cfg, self.model)
-        if average is None:
-            return hooks
+        hooks += build_monitor_hooks(self.cfg, self.model, self.checkpointer, average)
+        if average is not None:
+            hooks = self._with_average(hooks, average)
+        return [*hooks, *writers]
+
+    def _with_average(self, hooks: list[HookBase], average: AverageWeights) -> list[HookBase]:
+        """`hooks`, and those of MODEL_EMA: averaging before anything is written or evaluated."""
         place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         evaluations = [hooks[place]]
         if self.cfg.MODEL_EMA.EVALUATE:
@@ -128,7 +128,7 @@ class Trainer(ResumableTrainer):
             cfg.defrost()
             cfg.OUTPUT_DIR = f"{self.cfg.OUTPUT_DIR}/ema"
             period, evaluate = cfg.TEST.EVAL_PERIOD, lambda: self.test(cfg, self.model)
-            evaluations.append(EvaluateAverage(period, evaluate, average.averaged))
+            evaluations.append(EvaluateAverage(period, self.model, evaluate, average.averaged))
         return [*hooks[:place], average, *evaluations, *hooks[place + 1 :]]
 
     def build_writers(self) -> list[EventWriter]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
-from tiny_training import NAME, make_data, tiny_config, train
+from tiny_training import NAME, losses, make_data, tiny_config, train
 from torch import nn
 
 from deepfuse_d2.checkpoint.reading import read_weights
@@ -119,6 +119,26 @@ def test_a_resumed_training_has_the_average_of_one_that_never_stopped(tmp_path, 
     written = read_weights(str(tmp_path / "whole" / "model_ema.pth"))
     assert torch.equal(written.state["head.weight"], averages[0].average["head.weight"])
     assert not torch.equal(written.state["head.weight"], whole.model.head.weight)
+
+
+def test_the_best_model_by_a_score_of_the_average_is_the_average(tmp_path, data):
+    keys = ("MODEL_EMA.ENABLED", True, "MODEL_EMA.DECAY", 0.9, "SOLVER.MAX_ITER", 8)
+    trainer = train(tiny_config(tmp_path, *keys, "MONITOR.METRIC", "ema/tiny/score"))
+    best = read_weights(str(tmp_path / "model_best.pth")).state
+    average = read_weights(str(tmp_path / "model_ema.pth")).state
+    assert all(torch.equal(best[name], value) for name, value in average.items())
+    assert not torch.equal(best["head.weight"], trainer.model.head.weight)
+    # and that of a score of the weights is theirs
+    trainer = train(tiny_config(tmp_path / "own", *keys, "MONITOR.METRIC", "tiny/score"))
+    best = read_weights(str(tmp_path / "own" / "model_best.pth")).state
+    assert torch.equal(best["head.weight"], trainer.model.head.weight)
+
+
+def test_evaluating_the_average_changes_no_loss(tmp_path, data):
+    keys = ("MODEL_EMA.ENABLED", True, "SOLVER.MAX_ITER", 12, "TEST.EVAL_PERIOD", 3)
+    for name, is_evaluated in (("with", True), ("without", False)):
+        train(tiny_config(tmp_path / name, *keys, "MODEL_EMA.EVALUATE", is_evaluated))
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
 
 
 def test_an_interrupted_training_writes_no_final_average(tmp_path):

@@ -211,6 +211,7 @@ def test_a_metric_that_nothing_gives_is_named_with_those_there_are(tmp_path, cap
             ["MONITOR.METRIC", "x", "MONITOR.PATIENCE", "-1", "TEST.EVAL_PERIOD", "5"],
             "PATIENCE is -1 evaluations and MIN_DELTA 0.0; early stopping takes 1 or more",
         ),
+        (["MONITOR.METRIC", "ema/segm/AP"], "averaged weights, which are not evaluated: set MODEL"),
     ],
 )
 def test_what_cannot_be_watched_is_refused(tmp_path, opts, message):

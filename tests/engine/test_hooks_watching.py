@@ -229,7 +229,7 @@ def test_averaged_weights_are_evaluated_under_names_of_their_own():
         yield
         weight["is"] = 1.0
 
-    hook = EvaluateAverage(2, lambda: {"segm": {"AP": weight["is"]}}, averaged)
+    hook = EvaluateAverage(2, nn.Linear(1, 1), lambda: {"segm": {"AP": weight["is"]}}, averaged)
     registered(hook, iter=1)
     hook.after_step()
     assert hook.trainer.storage.latest()["ema/segm/AP"][0] == 2.0

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import Conv2d
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
-from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import ImageList
 from PIL import Image
 from torch import nn
@@ -184,19 +183,13 @@ def test_a_derived_meta_architecture_trains_with_the_mapper_of_its_base():
         ("ProposalNetwork", "instances", ("proposals",)),
         ("PanopticFPN", "instances", ("instances", "sem_seg", "panoptic_seg")),
         ("RetinaNet", "instances", ("instances",)),
+        ("FCOS", "instances", ("instances",)),
         ("SemanticSegmentor", "sem_seg", ("sem_seg",)),
         ("FusionSemanticSegmentor", "sem_seg", ("sem_seg",)),
     ],
 )
 def test_what_detectron2s_meta_architectures_would_say_is_known(name, mapper, predicted):
-    check_what_it_says(META_ARCH_REGISTRY.get(name), mapper, predicted)
-
-
-def test_fcos_which_detectron2_does_not_register_is_known_too():
-    check_what_it_says(FCOS, "instances", ("instances",))
-
-
-def check_what_it_says(kind, mapper, predicted):
+    kind = META_ARCH_REGISTRY.get(name)
     assert mapper_name_of(kind) == mapper
     assert predictions_of(kind) == predicted
     own = type("Own", (kind,), {})

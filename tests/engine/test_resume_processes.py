@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,8 +90,21 @@ class PoisonOne(HookBase):
         self.trainer.checkpointer.model.fault = (lambda x: x * float("nan")) if is_due else None
 
 
+class Statistics(HookBase):
+    """Writes the norm's mean of each process after each iteration."""
+
+    def after_step(self):
+        name = f"mean_{comm.get_rank()}_{self.trainer.iter}.pt"
+        mean = self.trainer.checkpointer.model.norm.running_mean.clone()
+        torch.save(mean, Path(self.trainer.cfg.OUTPUT_DIR, name))
+
+
 def test_an_iteration_that_one_process_skips_all_skip(whole, tmp_path):
-    run(tmp_path, "SOLVER.SAFETY.NONFINITE", "skip", hooks=[PoisonOne()])
+    run(tmp_path, "SOLVER.SAFETY.NONFINITE", "skip", hooks=[PoisonOne(), Statistics()])
+    for rank in range(2):
+        means = [torch.load(tmp_path / f"mean_{rank}_{i}.pt") for i in (4, 5, 6)]
+        assert torch.equal(means[0], means[1])
+        assert not torch.equal(means[1], means[2])
     found, before = losses(tmp_path), losses(whole)
     assert [found[i] for i in range(5)] == [before[i] for i in range(5)]
     assert all(torch.isfinite(x).all() for x in final(tmp_path)["model"].values())

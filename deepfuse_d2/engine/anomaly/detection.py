@@ -164,6 +164,8 @@ class AnomalyDetector:
             return
         if not all_reduce_any(is_bad):  # a step that one process leaves, all leave
             return
+        # also where it went well: else the processes' models would differ from here on
+        self.forward_state.put_back()
         report = self._report(wrong, losses) if is_bad else "Another process has bad losses."
         self._skipped += 1
         if self._skipped > self.max_skipped or first_not_finite(self.model) is not None:

@@ -1,8 +1,10 @@
 """Keep the best model, also across an interrupted training."""
 
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from detectron2.checkpoint import Checkpointer
 from detectron2.utils import comm
@@ -23,6 +25,7 @@ class BestCheckpoint(OnScore):
         scores, periods: see :class:`OnScore`.
         checkpointer: writes the model.
         name: of the file.
+        scored: context in which the model has the weights that the score is of.
     """
 
     def __init__(
@@ -31,10 +34,12 @@ class BestCheckpoint(OnScore):
         periods: Sequence[int],
         checkpointer: Checkpointer,
         name: str = "model_best",
+        scored: Callable[[], AbstractContextManager] = contextlib.nullcontext,
     ):
         super().__init__(scores, periods)
         self.checkpointer = checkpointer
         self.name = name
+        self.scored = scored
 
     def before_train(self) -> None:
         if not comm.is_main_process():
@@ -76,6 +81,7 @@ class BestCheckpoint(OnScore):
         last = None
         if self.checkpointer.has_checkpoint():
             last = os.path.basename(self.checkpointer.get_checkpoint_file())
-        self.checkpointer.save(self.name, iteration=iteration, score=score)
+        with self.scored():
+            self.checkpointer.save(self.name, iteration=iteration, score=score)
         if last is not None:
             self.checkpointer.tag_last_checkpoint(last)

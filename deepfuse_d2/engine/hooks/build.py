@@ -1,5 +1,6 @@
 """The hooks that MONITOR asks for."""
 
+import contextlib
 import functools
 
 from detectron2.checkpoint import Checkpointer
@@ -8,6 +9,7 @@ from detectron2.engine import HookBase
 from torch import nn
 
 from ...errors import ConfigError
+from ..solver.ema import AverageWeights
 from .best_checkpoint import BestCheckpoint
 from .early_stopping import EarlyStopping
 from .peak_memory import PeakMemory
@@ -20,13 +22,17 @@ __all__ = ["build_monitor_hooks"]
 
 
 def build_monitor_hooks(
-    cfg: CfgNode, model: nn.Module, checkpointer: Checkpointer
+    cfg: CfgNode,
+    model: nn.Module,
+    checkpointer: Checkpointer,
+    average: AverageWeights | None = None,
 ) -> list[HookBase]:
     """Hooks to stand behind the timer and the evaluation, and before the writers.
 
     Args:
         model: that is trained.
         checkpointer: of the training; writes the best model.
+        average: of the weights, where MODEL_EMA is on.
     """
     monitor = cfg.MONITOR
     if monitor.PERIOD < 1 or min(monitor.VALIDATION_LOSS_PERIOD, monitor.PICTURES_PERIOD) < 0:
@@ -52,10 +58,12 @@ def build_monitor_hooks(
                 monitor.PICTURES_THRESHOLD,
             )
         )
-    return hooks + _of_score(cfg, checkpointer)
+    return hooks + _of_score(cfg, checkpointer, average)
 
 
-def _of_score(cfg: CfgNode, checkpointer: Checkpointer) -> list[HookBase]:
+def _of_score(
+    cfg: CfgNode, checkpointer: Checkpointer, average: AverageWeights | None
+) -> list[HookBase]:
     monitor = cfg.MONITOR
     if not monitor.METRIC:
         if monitor.PATIENCE:
@@ -75,8 +83,16 @@ def _of_score(cfg: CfgNode, checkpointer: Checkpointer) -> list[HookBase]:
             f'MONITOR.METRIC is "{monitor.METRIC}", but no validation loss is computed: set '
             "MONITOR.VALIDATION_LOSS_PERIOD."
         )
+    of_average = monitor.METRIC.startswith("ema/")
+    if of_average and (average is None or not cfg.MODEL_EMA.EVALUATE):
+        raise ConfigError(
+            f'MONITOR.METRIC is "{monitor.METRIC}", a score of the averaged weights, which are not '
+            "evaluated: set MODEL_EMA.ENABLED and MODEL_EMA.EVALUATE."
+        )
     scores = Scores(monitor.METRIC, monitor.MODE, f"{cfg.OUTPUT_DIR}/scores.json")
-    hooks = [BestCheckpoint(scores, periods, checkpointer)]
+    # the weights that had the score are those that are kept
+    scored = average.averaged if of_average else contextlib.nullcontext
+    hooks = [BestCheckpoint(scores, periods, checkpointer, scored=scored)]
     if monitor.PATIENCE:
         hooks.append(EarlyStopping(scores, periods, monitor.PATIENCE, monitor.MIN_DELTA))
     return hooks

@@ -6,6 +6,9 @@ from contextlib import AbstractContextManager
 from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from torch import nn
+
+from ..watching import watching
 
 __all__ = ["EvaluateAverage"]
 
@@ -13,8 +16,11 @@ __all__ = ["EvaluateAverage"]
 class EvaluateAverage(HookBase):
     """Puts "ema/<score>" into the storage: what `evaluate` gives within `averaged`.
 
+    It is done within :func:`watching`.
+
     Args:
         period: iterations between evaluations; 0 for the end of the training alone.
+        model: that is trained.
         evaluate: function that gives nested results; {} or None off the main process.
         averaged: context in which the model has the averaged weights; after it, its own again.
     """
@@ -22,10 +28,12 @@ class EvaluateAverage(HookBase):
     def __init__(
         self,
         period: int,
+        model: nn.Module,
         evaluate: Callable[[], Mapping | None],
         averaged: Callable[[], AbstractContextManager],
     ):
         self.period = period
+        self.model = model
         self.evaluate = evaluate
         self.averaged = averaged
         # nested results of the last evaluation
@@ -41,7 +49,7 @@ class EvaluateAverage(HookBase):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        with self.averaged():
+        with watching(self.model), self.averaged():
             self.results = self.evaluate() or {}
         scores = {f"ema/{k}": float(v) for k, v in flatten_results_dict(self.results).items()}
         self.trainer.storage.put_scalars(**scores, smoothing_hint=False)

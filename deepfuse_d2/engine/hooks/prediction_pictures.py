@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import Metadata, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.engine import HookBase
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
@@ -18,16 +18,21 @@ from torch import nn
 from ...data.mappers.build import build_mapper
 from ...errors import DatasetError
 from ...modeling.meta_arch.protocol import mapper_name_of, meta_arch_of
-from ...randomness import get_random_state, set_random_state
+from ...structures.proposals import instances_of_proposals
+from ..watching import watching
 
 __all__ = ["PredictionPictures", "build_picture_samples"]
+
+# The best ones of an image, as many as detectron2 shows.
+_PROPOSALS = 20
 
 
 class PredictionPictures(HookBase):
     """Writes ``<folder>/<iteration>/<data set>_<name>.png``, and images into the storage.
 
-    Instances and labels of pixels are drawn, as the model gives them. The storage's images go to
-    TensorBoard, and to wandb where that is on. The main process draws; the others go on.
+    Instances, proposals and labels of pixels are drawn, as the model gives them. The storage's
+    images go to TensorBoard, and to wandb where that is on. The main process draws; the others go
+    on.
 
     Args:
         period: iterations between two rounds, 1 or more; the last iteration always draws.
@@ -59,22 +64,15 @@ class PredictionPictures(HookBase):
 
     def draw(self, iteration: int) -> list[Path]:
         """Draw all samples; returns the files."""
-        random_state = get_random_state()
-        # unwrapped: the forward pass of the wrapper waits for the other processes
-        wrapped = isinstance(self.model, nn.parallel.DistributedDataParallel)
-        model = self.model.module if wrapped else self.model
         files = []
-        try:
-            with inference_context(model), torch.no_grad():
-                for dataset, sample in self.samples:
-                    for kind, picture in self._draw_one(dataset, model([dict(sample)])[0], sample):
-                        name = f"{dataset}_{Path(sample['file_name']).stem}{kind}"
-                        files.append(self.folder / f"{iteration:07d}" / f"{name}.png")
-                        _write(files[-1], picture)
-                        rgb = np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))
-                        self.trainer.storage.put_image(name, rgb)
-        finally:
-            set_random_state(random_state)
+        with watching(self.model) as model, inference_context(model), torch.no_grad():
+            for dataset, sample in self.samples:
+                for kind, picture in self._draw_one(dataset, model([dict(sample)])[0], sample):
+                    name = f"{dataset}_{Path(sample['file_name']).stem}{kind}"
+                    files.append(self.folder / f"{iteration:07d}" / f"{name}.png")
+                    _write(files[-1], picture)
+                    rgb = np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))
+                    self.trainer.storage.put_image(name, rgb)
         return files
 
     def _draw_one(
@@ -92,6 +90,10 @@ class PredictionPictures(HookBase):
             instances = predicted["instances"].to("cpu")
             instances = instances[instances.scores >= self.threshold]
             yield "", draw_predictions(image, instances, metadata)
+        if "proposals" in predicted:
+            proposals = predicted["proposals"].to("cpu")[:_PROPOSALS]
+            instances = instances_of_proposals(proposals)
+            yield "", draw_predictions(image, instances, Metadata(thing_classes=["proposal"]))
         if "sem_seg" in predicted:
             labels = predicted["sem_seg"]
             labels = labels.argmax(dim=0) if labels.ndim == 3 else labels

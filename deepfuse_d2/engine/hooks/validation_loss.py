@@ -20,7 +20,7 @@ from torch import nn
 from ...data.mappers.build import build_mapper
 from ...errors import ConfigError
 from ...modeling.meta_arch.protocol import mapper_name_of, meta_arch_of
-from ...randomness import get_random_state, set_random_state
+from ..watching import ModelState, watching
 
 __all__ = ["ValidationLoss", "build_validation_loaders", "computing_losses", "mean_losses"]
 
@@ -33,8 +33,7 @@ class ValidationLoss(HookBase):
     "validation/<data set>/<loss>" each, and "validation/total_loss" is their mean.
 
     The model computes what it does in training, with its norms, its dropout and its whole bottom-up
-    network as in evaluation: statistics stay as they are, and so do all random number generators.
-    Every image counts the same.
+    network as in evaluation. Every image counts the same. It is done within :func:`watching`.
 
     Args:
         period: iterations between two; 0 for the end of the training alone.
@@ -66,15 +65,12 @@ class ValidationLoss(HookBase):
 
     def measure(self) -> dict[str, float]:
         """Compute the losses and put them into the storage, in every process."""
-        random_state = get_random_state()
-        try:
+        with watching(self.model) as model:
             if self._loaders is None:
                 self._loaders = self._build_loaders()
             by_dataset = {
-                name: mean_losses(self.model, loader) for name, loader in self._loaders.items()
+                name: mean_losses(model, loader) for name, loader in self._loaders.items()
             }
-        finally:
-            set_random_state(random_state)
         totals = [sum(losses.values()) for losses in by_dataset.values()]
         scalars = {"validation/total_loss": float(np.mean(totals))} if totals else {}
         for name, losses in by_dataset.items():
@@ -91,20 +87,24 @@ class ValidationLoss(HookBase):
 def mean_losses(model: nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:
     """Mean over all images, of all processes, of each loss.
 
+    Every batch meets the model as it is now: what a loss counts on the way (the boxes that a dense
+    detector divides by) and random numbers begin anew with each, so the order does not matter.
+
     Args:
         model: see :class:`ValidationLoss`.
         loader: batches of this process.
     """
-    model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     sums: dict[str, float] = {}
     count = 0
     # parts of a model put scalars of their own there
-    with torch.no_grad(), computing_losses(model), EventStorage(1):
+    with torch.no_grad(), watching(model) as model, computing_losses(model), EventStorage(1):
+        state = ModelState(model)
         for batch in loader:
             torch.manual_seed(_SEED)
             for name, loss in model(batch).items():
                 sums[name] = sums.get(name, 0.0) + float(loss) * len(batch)
             count += len(batch)
+            state.put_back()
     gathered = comm.all_gather((sums, count))
     total = sum(images for _, images in gathered)
     # of all processes: one without images knows no names
@@ -114,7 +114,7 @@ def mean_losses(model: nn.Module, loader: Iterable[list[dict]]) -> dict[str, flo
 
 @contextmanager
 def computing_losses(model: nn.Module) -> Iterator[None]:
-    """Within it, `model` gives losses and changes nothing of itself.
+    """Within it, `model` gives losses, with norms and dropout as in evaluation.
 
     In training are the modules that decide by it what to compute: the meta-architecture and the
     heads, down to the smallest that hold others. The smallest themselves, among them norms and

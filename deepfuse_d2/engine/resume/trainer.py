@@ -22,8 +22,9 @@ from detectron2.utils import comm
 from ...config.flatten import flatten
 from ...data.loader.train_loader import TrainLoader
 from ...errors import ConfigError, TrainingError
-from ...randomness import get_random_state, set_random_state, untouched_random_state
+from ...randomness import get_random_state, set_random_state
 from ..anomaly.detection import AnomalyDetector
+from ..watching import watching
 from .changes import changes, report
 from .checkpoints import LATEST, Checkpoints
 from .metric_history import (
@@ -67,11 +68,11 @@ class ResumableTrainer(DefaultTrainer):
             self._run_hook(hook)
 
     def _run_hook(self, hook: HookBase) -> None:
-        # An evaluation draws numbers too, more or fewer by the number of its workers; what is
-        # learned shall not depend on that.
+        # An evaluation draws numbers too, more or fewer by the number of its workers. The other
+        # watchers do it by themselves.
         is_evaluation = isinstance(hook, EvalHook)
         try:
-            with untouched_random_state() if is_evaluation else contextlib.nullcontext():
+            with watching(self.checkpointer.model) if is_evaluation else contextlib.nullcontext():
                 hook.after_step()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -1,6 +1,7 @@
 """Meta-architectures: from images to losses or predictions."""
 
 from .dense_inference import DenseInference
+from .fcos import FCOS
 from .fusion_sem_seg import FusionSemanticSegmentor
 
-__all__ = ["DenseInference", "FusionSemanticSegmentor"]
+__all__ = ["FCOS", "DenseInference", "FusionSemanticSegmentor"]
