@@ -20,7 +20,7 @@ def main(args):
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = DeepFuseCheckpointer(
-            model, cfg.OUTPUT_DIR, min_match=cfg.MODEL.WEIGHTS_MIN_MATCH
+            model, cfg.OUTPUT_DIR, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH
         )
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return Trainer.test(cfg, model)

@@ -104,7 +104,8 @@ def card(name: str, cost: Analysis, entry: dict) -> str:
         f"{list(cfg.MODEL.PIXEL_STD)}; {test_size(cfg)}",
         f"- Start: {start(cfg)}",
         f"- Training: {cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images of "
-        f"{', '.join(cfg.DATASETS.TRAIN)}, {cfg.SOLVER.OPTIMIZER}, rate {cfg.SOLVER.BASE_LR}",
+        f"{', '.join(cfg.DATASETS.TRAIN)}, {cfg.DEEPFUSE_D2.SOLVER.OPTIMIZER}, "
+        f"rate {cfg.SOLVER.BASE_LR}",
     ]
     if "latency" in entry:
         lines.append(

@@ -81,7 +81,7 @@ def check_against(args: argparse.Namespace, weights: Weights) -> None:
     cfg = load_config(args.config_file or "", [*args.opts, "MODEL.WEIGHTS", ""])
     check_config(cfg)
     model = Trainer.build_model(cfg)
-    found = fit(weights, str(args.input), model, min_match=cfg.MODEL.WEIGHTS_MIN_MATCH)
+    found = fit(weights, str(args.input), model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH)
     print(f"In the model of {args.config_file or 'these keys'}:\n{describe(found)}")
 
 

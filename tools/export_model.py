@@ -119,7 +119,9 @@ def load_model(cfg: CfgNode) -> torch.nn.Module:
             "There are no weights to export: give a file with --weights, or MODEL.WEIGHTS."
         )
     model = build_model(cfg).eval()
-    DeepFuseCheckpointer(model, min_match=cfg.MODEL.WEIGHTS_MIN_MATCH).load(cfg.MODEL.WEIGHTS)
+    DeepFuseCheckpointer(model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH).load(
+        cfg.MODEL.WEIGHTS
+    )
     return model
 
 

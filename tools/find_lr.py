@@ -56,7 +56,9 @@ def test(args: argparse.Namespace) -> Curve:
     check_config(cfg)
     seed_all_rng(max(cfg.SEED, 0))
     model = Trainer.build_model(cfg)
-    DeepFuseCheckpointer(model, min_match=cfg.MODEL.WEIGHTS_MIN_MATCH).load(cfg.MODEL.WEIGHTS)
+    DeepFuseCheckpointer(model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH).load(
+        cfg.MODEL.WEIGHTS
+    )
     steps = range_test(
         model,
         Trainer.build_train_loader(cfg),

@@ -53,7 +53,7 @@ def make(args: argparse.Namespace) -> None:
     # first, since it tells before minutes of work that --output is taken
     writer = SubmissionWriter(cfg.DATASETS.TEST[0], args.output, overwrite=args.overwrite)
     model = Trainer.build_model(cfg)
-    checkpointer = DeepFuseCheckpointer(model, min_match=cfg.MODEL.WEIGHTS_MIN_MATCH)
+    checkpointer = DeepFuseCheckpointer(model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH)
     checkpointer.load(cfg.MODEL.WEIGHTS)
     Trainer.test(cfg, model, evaluators=[writer])
 

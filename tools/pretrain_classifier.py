@@ -85,7 +85,9 @@ def pretrain(args: argparse.Namespace) -> None:
         )
     model = SupervisedClassifier(build_bottom_up(cfg), len(train.classes), args.width)
     if cfg.MODEL.WEIGHTS:
-        checkpointer = DeepFuseCheckpointer(model, min_match=cfg.MODEL.WEIGHTS_MIN_MATCH)
+        checkpointer = DeepFuseCheckpointer(
+            model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH
+        )
         checkpointer.load(cfg.MODEL.WEIGHTS)
     model.to(device).train()
     stages = list(model.supervision)

@@ -92,7 +92,7 @@ def _run(model: nn.Module, cfg: CfgNode, batch: list[dict], then: Mapping[str, f
     try:
         with torch.autocast(
             torch.device(cfg.MODEL.DEVICE).type,
-            getattr(torch, cfg.SOLVER.AMP.DTYPE),
+            getattr(torch, cfg.DEEPFUSE_D2.SOLVER.AMP.DTYPE),
             enabled=cfg.SOLVER.AMP.ENABLED,
         ):
             losses = model(batch)

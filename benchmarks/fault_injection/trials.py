@@ -119,9 +119,9 @@ def not_finite_stop(training: FaultyTraining, output: Path, kills: int) -> Outco
 
 
 def not_finite_skip(training: FaultyTraining, output: Path, kills: int) -> Outcome:
-    """The same with SOLVER.SAFETY.NONFINITE "skip"."""
+    """The same with DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE "skip"."""
     hooks = [at_iteration(11, _poison)]
-    code = training.run(output, "SOLVER.SAFETY.NONFINITE", "skip", hooks=hooks)
+    code = training.run(output, "DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE", "skip", hooks=hooks)
     state = torch.load(output / "model_final.pth", weights_only=True)["model"]
     broken = [name for name, value in state.items() if not value.isfinite().all()]
     message = _with_images(output, "Iteration 11: ")

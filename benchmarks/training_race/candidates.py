@@ -20,9 +20,9 @@ _STOCK_FPN = {
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
     "MODEL.FPN.IN_FEATURES": "['res2', 'res3', 'res4', 'res5']",
 }
-_OURS = {"MODEL.CHANNELS_LAST": "True"}
+_OURS = {"DEEPFUSE_D2.MODEL.CHANNELS_LAST": "True"}
 _AMP = {"SOLVER.AMP.ENABLED": "True"}
-_BFLOAT16 = {**_AMP, "SOLVER.AMP.DTYPE": "bfloat16"}
+_BFLOAT16 = {**_AMP, "DEEPFUSE_D2.SOLVER.AMP.DTYPE": "bfloat16"}
 _DEEPFUSE = {"MODEL.NECK.NAME": "DeepFuseFPN"}
 
 

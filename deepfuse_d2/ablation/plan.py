@@ -32,7 +32,8 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 
-from ..config.keys import add_deepfuse_config
+from ..config.flatten import flatten
+from ..config.keys import add_deepfuse_config, with_current_names
 from ..engine import check_config, load_config
 from ..errors import ConfigError, UserError
 
@@ -170,7 +171,7 @@ class Plan:
         return cfg
 
     def _cell(self, setting: str, seed: int, cfg: CfgNode) -> Cell:
-        config = {key: value for key, value in _flat(cfg).items() if key not in _NOT_COMPARED}
+        config = {key: value for key, value in flatten(cfg).items() if key not in _NOT_COMPARED}
         config |= {"SEED": seed, "TRAIN_IMAGES": self.train_images}
         if self.held_out:
             config["HELD_OUT"] = self.held_out
@@ -304,22 +305,6 @@ def _file_name(setting: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", setting).strip("_.")
 
 
-def _flat(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = _as_json(value)
-    return flat
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_as_json(x) for x in value]
-    return value
-
-
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Differences between two flat configs, as "KEY: old -> new".
 
@@ -328,7 +313,7 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     defaults = get_cfg()
     add_deepfuse_config(defaults)
-    before = {**_flat(defaults), **old}
+    before = {**flatten(defaults), **with_current_names(old)}
     return [
         f"{key}: {before.get(key)} -> {value}"
         for key, value in new.items()

@@ -34,7 +34,7 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
     Args:
         model, save_dir, save_to_disk, checkpointables: see detectron2's.
         min_match: part of the tensors of the bottom-up network, 0..1, that a file must fill; at 0
-            whatever fits is loaded (MODEL.WEIGHTS_MIN_MATCH).
+            whatever fits is loaded (DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH).
         final_safetensors: also write the weights of "<...>_final" as ``.safetensors``.
     """
 
@@ -49,7 +49,9 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
         **checkpointables: Any,
     ):
         if not 0 <= min_match <= 1:
-            raise ConfigError(f"MODEL.WEIGHTS_MIN_MATCH = {min_match} must be in [0, 1].")
+            raise ConfigError(
+                f"DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH = {min_match} must be in [0, 1]."
+            )
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.min_match = min_match
         self.final_safetensors = final_safetensors

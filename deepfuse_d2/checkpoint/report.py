@@ -91,7 +91,7 @@ def check_match(match: Match, path: str, *, min_match: float, renamed: bool) -> 
             "Only the last layers of heads may differ, for other classes. Set the keys that give "
             "the model its width and depth (e.g. MODEL.RESNETS.*, MODEL.NECK.OUT_CHANNELS, "
             "MODEL.ROI_BOX_HEAD.FC_DIM) as in the training of these weights; "
-            "MODEL.WEIGHTS_MIN_MATCH 0 loads what fits."
+            "DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH 0 loads what fits."
         )
     if renamed and (odd := _half_used(match)):
         raise WeightsError(
@@ -102,8 +102,8 @@ def check_match(match: Match, path: str, *, min_match: float, renamed: bool) -> 
     if match.fraction < min_match:
         raise WeightsError(
             f"{path} fills {match.fraction:.0%} of {where}, less than the "
-            f"{min_match:.0%} of MODEL.WEIGHTS_MIN_MATCH; the rest would start at random.\n"
-            f"{describe(match)}\n"
+            f"{min_match:.0%} of DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH; the rest would start at "
+            f"random.\n{describe(match)}\n"
             "Check that the network is the one these weights were trained with. Weights of unknown "
             "origin need detectron2's names; docs/checkpoints.md lists the known ones."
         )

@@ -1,6 +1,7 @@
 """Names in a config that nothing answers to, found before anything is built."""
 
 import difflib
+import logging
 import os
 
 from detectron2.config import CfgNode
@@ -18,6 +19,7 @@ from detectron2.modeling import (
 from ..errors import DatasetError, WeightsError
 from ..modeling.neck import NECK_REGISTRY
 from .flatten import flatten
+from .keys import unread_names
 from .look_up import look_up
 
 __all__ = ["check_config"]
@@ -36,8 +38,17 @@ _REGISTRIES = {
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Raise the error that names the key for every name that cannot be found."""
+    """Raise the error that names the key for every name that cannot be found.
+
+    Warns of keys that have the name of one of ours of earlier versions, and are not read.
+    """
     values = flatten(cfg)
+    if unread := unread_names(cfg):
+        logging.getLogger(__name__).warning(
+            "The config has keys that are not deepfuse_d2's any more: %s. If another project added "
+            "them, all is well; if your code sets them, set those of today. See docs/config.md.",
+            "; ".join(f"{old} is now {new}" for old, new in unread.items()),
+        )
     for key, registry in _REGISTRIES.items():
         name = values[key]
         if name:

@@ -25,7 +25,9 @@ class SafePredictor(DefaultPredictor):
         self.model = build_model(self.cfg).eval()
         if cfg.DATASETS.TEST:
             self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-        checkpointer = DeepFuseCheckpointer(self.model, min_match=cfg.MODEL.WEIGHTS_MIN_MATCH)
+        checkpointer = DeepFuseCheckpointer(
+            self.model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH
+        )
         checkpointer.load(cfg.MODEL.WEIGHTS)
         size = cfg.INPUT.MIN_SIZE_TEST
         self.aug = T.ResizeShortestEdge([size, size], cfg.INPUT.MAX_SIZE_TEST)

@@ -106,15 +106,16 @@ class StepTrainer(SimpleTrainer):
 def build_step_trainer(
     cfg: CfgNode, model: nn.Module, data_loader, optimizer: torch.optim.Optimizer
 ) -> StepTrainer:
-    """The step that SOLVER.AMP and SOLVER.ACCUMULATE ask for and the machine can run.
+    """The step that SOLVER.AMP and DEEPFUSE_D2.SOLVER.ACCUMULATE ask for and the machine can run.
 
     Raises: ConfigError: a key has a value that is not allowed.
     """
-    parts, world_size = cfg.SOLVER.ACCUMULATE, comm.get_world_size()
+    parts, world_size = cfg.DEEPFUSE_D2.SOLVER.ACCUMULATE, comm.get_world_size()
     if parts < 1 or cfg.SOLVER.IMS_PER_BATCH % (parts * world_size):
         raise ConfigError(
-            f"SOLVER.ACCUMULATE is {parts}; it must be 1 or more, and SOLVER.IMS_PER_BATCH, which "
-            f"is {cfg.SOLVER.IMS_PER_BATCH}, a multiple of it times the processes, {world_size}."
+            f"DEEPFUSE_D2.SOLVER.ACCUMULATE is {parts}; it must be 1 or more, and "
+            f"SOLVER.IMS_PER_BATCH, which is {cfg.SOLVER.IMS_PER_BATCH}, a multiple of it times "
+            f"the processes, {world_size}."
         )
     dtype = autocast_dtype(cfg)
     device_type = torch.device(cfg.MODEL.DEVICE).type

@@ -51,7 +51,7 @@ class Trainer(ResumableTrainer):
 
     - several processes also train on CPUs (gloo);
     - SOLVER.AMP also works on a CPU, in bfloat16, where the hardware has it;
-    - SOLVER.OPTIMIZER chooses the optimizer; there is a polynomial schedule;
+    - DEEPFUSE_D2.SOLVER.OPTIMIZER chooses the optimizer; there is a polynomial schedule;
     - the same seed gives the same batches, whatever the number of data-loader workers;
     - images with labels of their pixels are augmented by INPUT's keys of their own;
     - checkpoints are read without executing them and written without losing the last;
@@ -83,8 +83,8 @@ class Trainer(ResumableTrainer):
         self.checkpointer = DeepFuseCheckpointer(
             model,
             cfg.OUTPUT_DIR,
-            min_match=cfg.MODEL.WEIGHTS_MIN_MATCH,
-            final_safetensors=cfg.SOLVER.FINAL_SAFETENSORS,
+            min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH,
+            final_safetensors=cfg.DEEPFUSE_D2.SOLVER.FINAL_SAFETENSORS,
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -148,9 +148,9 @@ class Trainer(ResumableTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = local_norms_on_cpu(build_model(cfg), cfg.MODEL.DEVICE)
         model = checkpoint_stages(cfg, model)
-        if cfg.MODEL.FAST_KERNELS:
+        if cfg.DEEPFUSE_D2.MODEL.FAST_KERNELS:
             model = use_fast_kernels(model)
-        if cfg.MODEL.CHANNELS_LAST:
+        if cfg.DEEPFUSE_D2.MODEL.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)
         parameters = sum(p.numel() for p in model.parameters())
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -176,12 +176,12 @@ class Trainer(ResumableTrainer):
         pin_memory = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         mapper = build_mapper(mapper_name_of(meta_arch_of(cfg)), cfg, "train")
         records = None
-        if cfg.INPUT.MIN_INSTANCE_AREA:
+        if cfg.DEEPFUSE_D2.INPUT.MIN_INSTANCE_AREA:
             records = get_detection_dataset_dicts(
                 cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
             )
             if "annotations" in records[0]:
-                records = drop_small_instances(records, cfg.INPUT.MIN_INSTANCE_AREA)
+                records = drop_small_instances(records, cfg.DEEPFUSE_D2.INPUT.MIN_INSTANCE_AREA)
         return build_train_loader(cfg, mapper=mapper, records=records, pin_memory=pin_memory)
 
     @classmethod

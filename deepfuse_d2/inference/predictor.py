@@ -41,7 +41,7 @@ from .results import (
 
 __all__ = ["Predictor"]
 
-# of augmentation, where TEST.SEM_SEG.SCALES names none
+# of augmentation, where DEEPFUSE_D2.TEST.SEM_SEG.SCALES names none
 _SCALES = (0.75, 1.0, 1.25)
 
 #: What is one image.
@@ -92,7 +92,9 @@ class Predictor:
             )
         check_config(cfg)
         model = build_model(cfg)
-        checkpointer = DeepFuseCheckpointer(model, min_match=cfg.MODEL.WEIGHTS_MIN_MATCH)
+        checkpointer = DeepFuseCheckpointer(
+            model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH
+        )
         checkpointer.load(cfg.MODEL.WEIGHTS)
         self._set_up(model, cfg, **options)
 
@@ -113,8 +115,8 @@ class Predictor:
                 images whole.
             tile_overlap: pixels that neighbouring tiles share; half the size of what must not be
                 missed, or more.
-            augment: average over scales and mirrored images (TEST.AUG; TEST.SEM_SEG of semantic
-                models).
+            augment: average over scales and mirrored images (TEST.AUG; DEEPFUSE_D2.TEST.SEM_SEG of
+                semantic models).
             optimize: see :func:`optimize_for_inference`; False runs the model as it is.
             dtype, compile: see :func:`optimize_for_inference`.
             workers: threads that read and resize images, and as many that paste masks.
@@ -349,7 +351,7 @@ class _Prepared:
 def _dense_inference(
     cfg: CfgNode, tile: tuple[int, int] | None, tile_overlap: int, augment: bool
 ) -> DenseInference:
-    """What a semantic model of ours does with an image: TEST.SEM_SEG, and what was asked for."""
+    """What a semantic model does with an image: DEEPFUSE_D2.TEST.SEM_SEG, and what was asked."""
     arguments = DenseInference.from_config(cfg)
     # labels take a byte of a pixel, logits four for each class
     arguments["output"] = "labels"

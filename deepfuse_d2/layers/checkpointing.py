@@ -60,7 +60,7 @@ def check_checkpoint_stages(asked: Collection[str], known: Collection[str]) -> t
     unknown = [name for name in asked if name not in known]
     if unknown:
         raise ValueError(
-            f"checkpoint_stages (MODEL.BACKBONE.CHECKPOINT_STAGES) names {unknown}, which this "
-            f"backbone does not have; choose among {list(known)}."
+            f"checkpoint_stages (DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES) names {unknown}, "
+            f"which this backbone does not have; choose among {list(known)}."
         )
     return tuple(asked)

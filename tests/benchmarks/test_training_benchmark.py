@@ -34,15 +34,16 @@ def test_both_trainers_read_the_same_images_and_lose_the_same(
     candidates, _ = race
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_minicity))
     keys = dict(zip(tiny_opts[::2], tiny_opts[1::2], strict=True))
-    del keys["MODEL.CHANNELS_LAST"]
+    del keys["DEEPFUSE_D2.MODEL.CHANNELS_LAST"]
     extra = {"NAME": "race_test", "FORMAT": "cityscapes_instances", "SPLIT": "train"}
     keys |= {
         "MODEL.NECK.OUT_CHANNELS": "16", "MODEL.FPN.OUT_CHANNELS": "16",
         "DATASETS.EXTRA": repr([{**extra, "ROOT": str(tiny_minicity / "minicity")}]),
         "DATASETS.TRAIN": "('race_test',)", "DATASETS.TEST": "()",
         "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
-        "INPUT.CROP.ENABLED": "False", "INPUT.RANDOM_FLIP": "none", "INPUT.MIN_INSTANCE_AREA": "0",
-        "SOLVER.OPTIMIZER": "SGD", "SOLVER.BASE_LR": "0.001",
+        "INPUT.CROP.ENABLED": "False", "INPUT.RANDOM_FLIP": "none",
+        "DEEPFUSE_D2.INPUT.MIN_INSTANCE_AREA": "0",
+        "DEEPFUSE_D2.SOLVER.OPTIMIZER": "SGD", "SOLVER.BASE_LR": "0.001",
         # boxes of whole numbers that are resized lose their fractions in detectron2's mapper
         "INPUT.MIN_SIZE_TRAIN": "(128,)", "MODEL.RESNETS.NORM": "BN",
     }  # fmt: skip

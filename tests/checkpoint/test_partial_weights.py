@@ -86,7 +86,7 @@ def test_weights_that_fill_too_little_of_the_bottom_up_network_are_refused(tmp_p
     with pytest.raises(
         WeightsError,
         match=r"fills 75% of the bottom-up network \(backbone\.bottom_up\.\*\), less than the 90% "
-        r"of MODEL.WEIGHTS_MIN_MATCH(?s:.*)missing in the file.*res5\.weight",
+        r"of DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH(?s:.*)missing in the file.*res5\.weight",
     ):
         load(tmp_path, state, before)
     assert all(torch.equal(kept[name], tensor) for name, tensor in before.state_dict().items())

@@ -206,7 +206,7 @@ def test_a_mask_of_another_size_than_its_image_is_told(record):
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (("INPUT.FAST_MAPPER", False), "FAST_MAPPER is False"),
+        (("DEEPFUSE_D2.INPUT.FAST_MAPPER", False), "FAST_MAPPER is False"),
         (("INPUT.MASK_FORMAT", "polygon"), "MASK_FORMAT is not bitmask"),
         (("INPUT.FORMAT", "L"), "INPUT.FORMAT is L"),
         (("MODEL.LOAD_PROPOSALS", True), "LOAD_PROPOSALS is True"),

@@ -147,7 +147,7 @@ def test_saturation_mixes_with_the_grey_of_the_channel_order(image_format):
 
 def test_the_config_says_which_steps_there_are_and_in_which_order():
     cfg = config(
-        "INPUT.SCALE_JITTER", [0.5, 2.0], "INPUT.COLOR_JITTER", 0.3,
+        "DEEPFUSE_D2.INPUT.SCALE_JITTER", [0.5, 2.0], "DEEPFUSE_D2.INPUT.COLOR_JITTER", 0.3,
         "INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [32, 48],
     )  # fmt: skip
     names = [type(x).__name__ for x in build_sem_seg_augmentation(cfg)]
@@ -169,7 +169,7 @@ def test_detectron2s_mapper_takes_the_list_and_moves_image_and_labels_together(t
     Image.fromarray(labels).save(tmp_path / "labels.png")
     cfg = config(
         "INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [64, 64],
-        "INPUT.CROP.CLASS_BALANCED", 0.5,
+        "DEEPFUSE_D2.INPUT.CROP.CLASS_BALANCED", 0.5,
     )  # fmt: skip
     mapper = DatasetMapper(cfg, is_train=True, augmentations=build_sem_seg_augmentation(cfg))
     record = {
@@ -185,12 +185,24 @@ def test_detectron2s_mapper_takes_the_list_and_moves_image_and_labels_together(t
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["INPUT.SCALE_JITTER", [2.0, 0.5]], r"SCALE_JITTER is \[2.0, 0.5\]; give the smallest"),
-        (["INPUT.SCALE_JITTER", [1.0]], "SCALE_JITTER"),
-        (["INPUT.COLOR_JITTER", 1.0], r"COLOR_JITTER is 1.0; it must be in \[0, 1\)"),
-        (["INPUT.CROP.CLASS_BALANCED", 1.5], r"CLASS_BALANCED is 1.5; it must be in \[0, 1\]"),
-        (["INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", 0.0], r"MAX_AREA is 0.0; it must be in \(0, 1\]"),
-        (["INPUT.CROP.CLASS_BALANCED", 0.5], "INPUT.CROP.ENABLED is False; set it True"),
+        (
+            ["DEEPFUSE_D2.INPUT.SCALE_JITTER", [2.0, 0.5]],
+            r"SCALE_JITTER is \[2.0, 0.5\]; give the smallest",
+        ),
+        (["DEEPFUSE_D2.INPUT.SCALE_JITTER", [1.0]], "SCALE_JITTER"),
+        (["DEEPFUSE_D2.INPUT.COLOR_JITTER", 1.0], r"COLOR_JITTER is 1.0; it must be in \[0, 1\)"),
+        (
+            ["DEEPFUSE_D2.INPUT.CROP.CLASS_BALANCED", 1.5],
+            r"CLASS_BALANCED is 1.5; it must be in \[0, 1\]",
+        ),
+        (
+            ["DEEPFUSE_D2.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", 0.0],
+            r"MAX_AREA is 0.0; it must be in \(0, 1\]",
+        ),
+        (
+            ["DEEPFUSE_D2.INPUT.CROP.CLASS_BALANCED", 0.5],
+            "INPUT.CROP.ENABLED is False; set it True",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_named(overrides, message):

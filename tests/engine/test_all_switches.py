@@ -12,25 +12,25 @@ from deepfuse_d2.engine.speed.stage_checkpointing import checkpointed
 
 # key -> value, and how far the losses may be from those with everything off
 SWITCHES = {
-    "MODEL.FAST_KERNELS": ("True", 1e-4),
-    "MODEL.CHANNELS_LAST": ("True", 1e-4),
-    "INPUT.FAST_MAPPER": ("True", 1e-4),
-    "SOLVER.FUSED": ("True", 1e-4),
-    "SOLVER.CPU_KEEP_MEMORY": ("True", 1e-4),
+    "DEEPFUSE_D2.MODEL.FAST_KERNELS": ("True", 1e-4),
+    "DEEPFUSE_D2.MODEL.CHANNELS_LAST": ("True", 1e-4),
+    "DEEPFUSE_D2.INPUT.FAST_MAPPER": ("True", 1e-4),
+    "DEEPFUSE_D2.SOLVER.FUSED": ("True", 1e-4),
+    "DEEPFUSE_D2.SOLVER.CPU_KEEP_MEMORY": ("True", 1e-4),
     "MODEL_EMA.ENABLED": ("True", 1e-4),
-    "MODEL.BACKBONE.CHECKPOINT_STAGES": ("['res2', 'res4']", 1e-4),
+    "DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES": ("['res2', 'res4']", 1e-4),
     "MODEL.COMPILE.ENABLED": ("True", 1e-4),
     "SOLVER.AMP.ENABLED": ("True", 0.05),
     # other regions are drawn where a part has fewer images
-    "SOLVER.ACCUMULATE": ("2", 0.25),
+    "DEEPFUSE_D2.SOLVER.ACCUMULATE": ("2", 0.25),
 }
 OFF = {
     **{key: "False" for key, (value, _) in SWITCHES.items() if value == "True"},
-    "MODEL.BACKBONE.CHECKPOINT_STAGES": "[]",
-    "SOLVER.ACCUMULATE": "1",
+    "DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES": "[]",
+    "DEEPFUSE_D2.SOLVER.ACCUMULATE": "1",
     # all that torch.compile does before it generates code
     "MODEL.COMPILE.BACKEND": "eager",
-    "SOLVER.AMP.DTYPE": "bfloat16",
+    "DEEPFUSE_D2.SOLVER.AMP.DTYPE": "bfloat16",
     "INPUT.CROP.ENABLED": "False",
     "INPUT.MIN_SIZE_TRAIN": "(128,)",
     "DATASETS.TEST": "()",

@@ -19,7 +19,7 @@ from deepfuse_d2.engine.speed.allocator import retain_freed_memory
 cfg = get_cfg()
 add_deepfuse_config(cfg)
 cfg.MODEL.DEVICE = "cpu"
-cfg.SOLVER.CPU_KEEP_MEMORY = sys.argv[1] == "True"
+cfg.DEEPFUSE_D2.SOLVER.CPU_KEEP_MEMORY = sys.argv[1] == "True"
 kept = retain_freed_memory(cfg)
 for _ in range(2):
     torch.zeros(2**24)

@@ -107,7 +107,7 @@ def test_a_model_that_finds_out_by_itself_is_treated_alike(whole, tmp_path, acti
     def fail(x):
         raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
 
-    cfg = tiny_config(tmp_path, "SOLVER.SAFETY.NONFINITE", action)
+    cfg = tiny_config(tmp_path, "DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE", action)
     expected = (
         r"Iteration 6: no loss is computed \(Predicted boxes or scores contain Inf/NaN.\) on\n"
     )
@@ -157,7 +157,7 @@ class Watch(HookBase):
 
 
 def test_a_skipped_iteration_changes_nothing_and_the_training_goes_on(tmp_path, caplog):
-    cfg = tiny_config(tmp_path, "SOLVER.SAFETY.NONFINITE", "skip")
+    cfg = tiny_config(tmp_path, "DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE", "skip")
     watch = Watch()
     trainer = train(cfg, hooks=[FaultAt([6, 7, 15], poison), watch])
     assert trainer.iter == 24
@@ -172,7 +172,12 @@ def test_a_skipped_iteration_changes_nothing_and_the_training_goes_on(tmp_path, 
 
 
 def test_a_training_that_skips_all_the_time_stops(tmp_path):
-    overrides = ["SOLVER.SAFETY.NONFINITE", "skip", "SOLVER.SAFETY.MAX_SKIPPED", 2]
+    overrides = [
+        "DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE",
+        "skip",
+        "DEEPFUSE_D2.SOLVER.SAFETY.MAX_SKIPPED",
+        2,
+    ]
     cfg = tiny_config(tmp_path, *overrides)
     with pytest.raises(TrainingError, match=r"Iteration 9: (?s:.*)number 3 in a row.*allows 2"):
         train(cfg, hooks=[FaultAt([3, 7, 8, 9], poison)])
@@ -189,7 +194,7 @@ class BreakWeights(HookBase):
 
 
 def test_weights_that_are_broken_already_are_told_from_a_bad_image(tmp_path):
-    cfg = tiny_config(tmp_path, "SOLVER.SAFETY.NONFINITE", "skip")
+    cfg = tiny_config(tmp_path, "DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE", "skip")
     with pytest.raises(TrainingError, match=r"weights were broken before: head.weight is not fin"):
         train(cfg, hooks=[BreakWeights(6)])
     # nor do they take the place of a good checkpoint
@@ -210,7 +215,12 @@ def test_broken_weights_are_not_written(tmp_path):
 
 
 def test_the_kept_batch_gives_the_same_losses_again(replay_batch, tmp_path, capsys):
-    overrides = ["SOLVER.SAFETY.NONFINITE", "skip", "SOLVER.SAFETY.KEPT_BATCHES", 1]
+    overrides = [
+        "DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE",
+        "skip",
+        "DEEPFUSE_D2.SOLVER.SAFETY.KEPT_BATCHES",
+        1,
+    ]
     train(tiny_config(tmp_path, *overrides), hooks=[FaultAt([6, 8], poison)])
     files = sorted(path.name for path in (tmp_path / "faults").iterdir())
     assert files == ["nonfinite_0000006_rank0.pth"]
@@ -370,7 +380,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_training_goes_on(
 
 
 def test_a_disk_that_stays_full_stops_the_training(whole, tmp_path, monkeypatch):
-    cfg = tiny_config(tmp_path, "SOLVER.SAFETY.MAX_FAILED_WRITES", 1, "TEST.EVAL_PERIOD", 0)
+    cfg = tiny_config(
+        tmp_path, "DEEPFUSE_D2.SOLVER.SAFETY.MAX_FAILED_WRITES", 1, "TEST.EVAL_PERIOD", 0
+    )
     with monkeypatch.context() as context:
         FullDisk(context, set(range(2, 100)))
         with pytest.raises(TrainingError, match=r"iteration 14 could .*is model_0000004.*--resume"):
@@ -406,7 +418,7 @@ def test_another_error_of_writing_is_not_hidden(tmp_path, monkeypatch):
 
 
 def test_old_checkpoints_make_room_for_new_ones(tmp_path):
-    train(tiny_config(tmp_path, "SOLVER.SAFETY.KEPT_CHECKPOINTS", 2))
+    train(tiny_config(tmp_path, "DEEPFUSE_D2.SOLVER.SAFETY.KEPT_CHECKPOINTS", 2))
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == [
         "model_0000014.pth",
         "model_0000019.pth",
@@ -436,7 +448,7 @@ def test_damaged_images_are_survived_and_counted_over_a_resume(data, tmp_path, c
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content[:50])
     try:
-        cfg = tiny_config(tmp_path, "DATALOADER.MAX_DAMAGED", 2)
+        cfg = tiny_config(tmp_path, "DEEPFUSE_D2.DATALOADER.MAX_DAMAGED", 2)
         with pytest.raises(RuntimeError, match="crashed"):
             train(cfg, hooks=[Stop()])
         assert caplog.text.count("cannot be read and is left out") == 2
@@ -460,7 +472,7 @@ def test_damaged_images_are_survived_and_counted_over_a_resume(data, tmp_path, c
 )
 def test_a_wrong_key_is_named(tmp_path, key, value, message):
     with pytest.raises(ConfigError, match=message):
-        train(tiny_config(tmp_path, f"SOLVER.SAFETY.{key}", value))
+        train(tiny_config(tmp_path, f"DEEPFUSE_D2.SOLVER.SAFETY.{key}", value))
 
 
 def test_a_period_of_no_iterations_is_named():

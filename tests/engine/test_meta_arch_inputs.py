@@ -154,7 +154,7 @@ def config(name, output="", *overrides):
             "MODEL.SEM_SEG_HEAD.NUM_CLASSES", str(CLASSES),
             "INPUT.MIN_SIZE_TRAIN", "(0,)",
             "INPUT.MIN_SIZE_TEST", "0",
-            "INPUT.SCALE_JITTER", "[0.9, 1.1]",
+            "DEEPFUSE_D2.INPUT.SCALE_JITTER", "[0.9, 1.1]",
             "DATASETS.TRAIN", f"('{DATA}',)",
             "DATASETS.TEST", f"('{DATA}',)",
             "DATALOADER.NUM_WORKERS", "0",

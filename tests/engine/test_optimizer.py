@@ -112,7 +112,9 @@ def test_the_earlier_a_stage_the_slower_it_learns(network, powers, neck):
     if neck:
         model.backbone, bottom_up = tree(["fpn_lateral2.weight"]), model.backbone
         model.backbone.bottom_up = bottom_up
-    cfg = config("SOLVER.LAYER_DECAY", 0.5, "SOLVER.BACKBONE_MULTIPLIER", 0.1)
+    cfg = config(
+        "DEEPFUSE_D2.SOLVER.LAYER_DECAY", 0.5, "DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER", 0.1
+    )
     found = settings(build_optimizer(cfg, model), model, "lr")
     prefix = "backbone.bottom_up." if neck else "backbone."
     for start, power in powers.items():
@@ -132,14 +134,16 @@ def test_without_layer_decay_all_stages_learn_alike():
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
 def test_vectors_are_not_decayed_if_so_asked(optimizer):
     model = tree(["backbone.res2.weight", "backbone.res2.bias", "head.gamma", "head.w"])
-    cfg = config("SOLVER.NO_DECAY_OF_VECTORS", True, "SOLVER.OPTIMIZER", optimizer)
+    cfg = config(
+        "DEEPFUSE_D2.SOLVER.NO_DECAY_OF_VECTORS", True, "DEEPFUSE_D2.SOLVER.OPTIMIZER", optimizer
+    )
     built = build_optimizer(cfg, model)
     found = settings(built, model, "weight_decay")
     assert found == {
         "backbone.res2.weight": 0.1, "backbone.res2.bias": 0.0, "head.gamma": 0.0, "head.w": 0.1,
     }  # fmt: skip
     assert sum(len(group["params"]) for group in built.param_groups) == 4
-    plain = config("SOLVER.OPTIMIZER", optimizer)
+    plain = config("DEEPFUSE_D2.SOLVER.OPTIMIZER", optimizer)
     assert set(settings(build_optimizer(plain, model), model, "weight_decay").values()) == {0.1}
 
 
@@ -150,7 +154,7 @@ def test_the_fused_steps_are_those_of_single_operations(name):
     gradients = [[torch.randn_like(p) for p in start] for _ in range(3)]
     results = []
     for kernels in ({}, {"fused": None, "foreach": False}):
-        optimizer = build_optimizer(config("SOLVER.OPTIMIZER", name), model)
+        optimizer = build_optimizer(config("DEEPFUSE_D2.SOLVER.OPTIMIZER", name), model)
         assert optimizer.defaults["fused"] is True
         for group in optimizer.param_groups:
             group.update(kernels)
@@ -167,7 +171,7 @@ def test_the_fused_steps_are_those_of_single_operations(name):
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_the_config_switches_the_fused_step_off(name):
-    cfg = config("SOLVER.OPTIMIZER", name, "SOLVER.FUSED", False)
+    cfg = config("DEEPFUSE_D2.SOLVER.OPTIMIZER", name, "DEEPFUSE_D2.SOLVER.FUSED", False)
     defaults = build_optimizer(cfg, tree(["head.w"])).defaults
     assert not defaults["fused"]
     assert defaults["foreach"] is True
@@ -176,4 +180,4 @@ def test_the_config_switches_the_fused_step_off(name):
 @pytest.mark.parametrize("value", [0.0, 1.1])
 def test_a_wrong_layer_decay_is_told(value):
     with pytest.raises(ConfigError, match=rf"LAYER_DECAY is {value}; it must be above 0 and at"):
-        build_optimizer(config("SOLVER.LAYER_DECAY", value), tree(["head.w"]))
+        build_optimizer(config("DEEPFUSE_D2.SOLVER.LAYER_DECAY", value), tree(["head.w"]))

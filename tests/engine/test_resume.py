@@ -179,7 +179,7 @@ class SendSignal(HookBase):
 def test_a_warning_of_the_cluster_writes_a_checkpoint_and_leaves_with_its_code(
     whole, tmp_path, number, caplog
 ):
-    cfg = tiny_config(tmp_path, "SOLVER.SAFETY.EXIT_CODE", 99)
+    cfg = tiny_config(tmp_path, "DEEPFUSE_D2.SOLVER.SAFETY.EXIT_CODE", 99)
     former = signal.getsignal(number)
     with pytest.raises(Preempted) as caught:
         train(cfg, hooks=[SendSignal(11, number)])
@@ -336,7 +336,7 @@ def test_another_optimizer_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(RuntimeError, match="crashed"):
         train(tiny_config(tmp_path), hooks=[Stop(5)])
     with pytest.raises(ConfigError, match=r"OPTIMIZER was SGD, is AdamW.*leave out --resume"):
-        train(tiny_config(tmp_path, "SOLVER.OPTIMIZER", "AdamW"), resume=True)
+        train(tiny_config(tmp_path, "DEEPFUSE_D2.SOLVER.OPTIMIZER", "AdamW"), resume=True)
 
 
 def test_another_grouping_of_parameters_keeps_each_its_own_momentum(tmp_path, caplog):

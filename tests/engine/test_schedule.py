@@ -37,7 +37,7 @@ def rates(cfg, iterations):
 
 
 def test_the_rate_warms_up_then_falls_by_the_power():
-    found = rates(config("SOLVER.POLY_LR_POWER", 0.9), 20)
+    found = rates(config("DEEPFUSE_D2.SOLVER.POLY_LR_POWER", 0.9), 20)
     warm = 0.5 * (1 - 4 / 20) ** 0.9
     for i in range(4):
         start = 0.1 * 0.5
@@ -51,7 +51,7 @@ def test_the_rate_stays_0_past_the_end_of_the_training():
 
 
 def test_the_rate_stays_at_its_given_end():
-    found = rates(config("SOLVER.BASE_LR_END", 0.1, "SOLVER.POLY_LR_POWER", 2.0), 40)
+    found = rates(config("SOLVER.BASE_LR_END", 0.1, "DEEPFUSE_D2.SOLVER.POLY_LR_POWER", 2.0), 40)
     # 0.5 * (1 - i / 20)^2 is 0.1 between the iterations 11 and 12
     assert found[11] == pytest.approx(0.5 * (9 / 20) ** 2)
     assert found[12:] == pytest.approx([0.1] * 28)
@@ -79,7 +79,7 @@ def test_schedules_of_detectron2_are_built_by_detectron2(name):
     ("overrides", "message"),
     [
         (["SOLVER.LR_SCHEDULER_NAME", "Poly"], 'NAME = "Poly".*"WarmupPolyLR", or one of detect'),
-        (["SOLVER.POLY_LR_POWER", 0.0], "POLY_LR_POWER 0.0 .allowed: above 0"),
+        (["DEEPFUSE_D2.SOLVER.POLY_LR_POWER", 0.0], "POLY_LR_POWER 0.0 .allowed: above 0"),
         (["SOLVER.BASE_LR_END", 0.6], "BASE_LR_END 0.6 .allowed: 0 to SOLVER.BASE_LR, which is 0"),
     ],
 )
@@ -117,7 +117,9 @@ def rate_of(optimizer, parameter):
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_the_bottom_up_network_learns_slower_and_its_neck_does_not(name):
     model = Model(has_neck=True)
-    cfg = config("SOLVER.BACKBONE_MULTIPLIER", 0.1, "SOLVER.OPTIMIZER", name)
+    cfg = config(
+        "DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER", 0.1, "DEEPFUSE_D2.SOLVER.OPTIMIZER", name
+    )
     optimizer = build_optimizer(cfg, model)
     for parameter in model.backbone.bottom_up.parameters():
         assert rate_of(optimizer, parameter) == pytest.approx(0.05)
@@ -128,7 +130,7 @@ def test_the_bottom_up_network_learns_slower_and_its_neck_does_not(name):
 
 def test_without_a_neck_the_whole_backbone_learns_slower():
     model = Model(has_neck=False)
-    optimizer = build_optimizer(config("SOLVER.BACKBONE_MULTIPLIER", 0.1), model)
+    optimizer = build_optimizer(config("DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER", 0.1), model)
     for parameter in model.backbone.parameters():
         assert rate_of(optimizer, parameter) == pytest.approx(0.05)
     assert rate_of(optimizer, model.head.weight) == 0.5
@@ -136,7 +138,7 @@ def test_without_a_neck_the_whole_backbone_learns_slower():
 
 def test_the_factor_of_biases_multiplies_that_of_the_bottom_up_network():
     model = Model(has_neck=True)
-    cfg = config("SOLVER.BACKBONE_MULTIPLIER", 0.1, "SOLVER.BIAS_LR_FACTOR", 2.0)
+    cfg = config("DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER", 0.1, "SOLVER.BIAS_LR_FACTOR", 2.0)
     optimizer = build_optimizer(cfg, model)
     assert rate_of(optimizer, model.backbone.bottom_up[0].bias) == pytest.approx(0.1)
     assert rate_of(optimizer, model.head.bias) == pytest.approx(1.0)
@@ -162,7 +164,7 @@ def test_without_a_factor_sgd_is_detectron2s(overrides):
 
 def test_the_schedule_keeps_the_factor():
     model = Model(has_neck=True)
-    cfg = config("SOLVER.BACKBONE_MULTIPLIER", 0.1)
+    cfg = config("DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER", 0.1)
     optimizer = build_optimizer(cfg, model)
     schedule = build_lr_scheduler(cfg, optimizer)
     for _ in range(10):
@@ -175,4 +177,4 @@ def test_the_schedule_keeps_the_factor():
 
 def test_a_factor_of_0_is_answered_by_how_to_freeze():
     with pytest.raises(ConfigError, match=r"BACKBONE_MULTIPLIER is 0\.0.*FREEZE_AT 5"):
-        build_optimizer(config("SOLVER.BACKBONE_MULTIPLIER", 0.0), Model(has_neck=True))
+        build_optimizer(config("DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER", 0.0), Model(has_neck=True))

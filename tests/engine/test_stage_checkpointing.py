@@ -54,7 +54,7 @@ def test_features_gradients_and_statistics_stay_and_less_is_remembered(repositor
     name = "mask_rcnn_R_18_FPN_quick.yaml"
     norm = ("MODEL.RESNETS.NORM", norm)
     plain = build(repository, tiny_opts, name, *norm)
-    stages = ("MODEL.BACKBONE.CHECKPOINT_STAGES", "['res2', 'res4']")
+    stages = ("DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES", "['res2', 'res4']")
     saving = build(repository, tiny_opts, name, *norm, *stages)
     kinds = {
         n: isinstance(m, CheckpointedStage) for n, m in saving.backbone.bottom_up.named_children()
@@ -73,7 +73,7 @@ def test_features_gradients_and_statistics_stay_and_less_is_remembered(repositor
 
 
 def test_networks_of_ours_do_it_themselves(repository, tiny_opts):
-    opts = ("MODEL.BACKBONE.CHECKPOINT_STAGES", "['res3']")
+    opts = ("DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES", "['res3']")
     name = "mask_rcnn_Res2Net_26_FPN_quick.yaml"
     model = build(repository, tiny_opts, name, *opts)
     assert not any(isinstance(m, CheckpointedStage) for m in model.modules())
@@ -81,7 +81,7 @@ def test_networks_of_ours_do_it_themselves(repository, tiny_opts):
 
 
 def test_a_stage_that_is_not_there_is_answered_with_those_that_are(repository, tiny_opts):
-    opts = ("MODEL.BACKBONE.CHECKPOINT_STAGES", "['res9']")
+    opts = ("DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES", "['res9']")
     message = r"names \['res9'\], which ResNet does not have.*\['stem', 'res2', .* 'res5'\]"
     with pytest.raises(ConfigError, match=message):
         build(repository, tiny_opts, "mask_rcnn_R_18_FPN_quick.yaml", *opts)
@@ -114,7 +114,7 @@ def test_stages_of_every_kind_of_network_are_checkpointed(
     config = str(repository / "configs/MiniCity/mask_rcnn_R_18_FPN_quick.yaml")
     opts = [
         *tiny_opts, "MODEL.BACKBONE.NAME", *backbone, "MODEL.RESNETS.NORM", "BN",
-        "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.BACKBONE.CHECKPOINT_STAGES", str(stages),
+        "MODEL.BACKBONE.FREEZE_AT", 0, "DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES", str(stages),
     ]  # fmt: skip
     cfg = load_config(config, opts)
     plain, saving = torch.nn.Module(), torch.nn.Module()
@@ -137,7 +137,7 @@ def test_stages_of_every_kind_of_network_are_checkpointed(
 
 
 def test_a_checkpointed_model_can_be_copied(repository, tiny_opts):
-    opts = ("MODEL.BACKBONE.CHECKPOINT_STAGES", "['res3']")
+    opts = ("DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES", "['res3']")
     model = build(repository, tiny_opts, "mask_rcnn_R_18_FPN_quick.yaml", *opts)
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     copied = copy.deepcopy(model)

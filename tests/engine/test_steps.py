@@ -139,8 +139,8 @@ def test_the_config_chooses_parts_and_precision(monkeypatch, caplog):
     monkeypatch.setattr(mixed_precision, "has_bfloat16", lambda: True)
     plain = build(config())
     assert (plain.parts, plain.dtype, plain.scaler) == (1, None, None)
-    amp = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16")
-    assert build(config(*amp, "SOLVER.ACCUMULATE", 4)).parts == 4
+    amp = ("SOLVER.AMP.ENABLED", True, "DEEPFUSE_D2.SOLVER.AMP.DTYPE", "bfloat16")
+    assert build(config(*amp, "DEEPFUSE_D2.SOLVER.ACCUMULATE", 4)).parts == 4
     assert build(config(*amp)).dtype is torch.bfloat16
     monkeypatch.setattr(mixed_precision, "has_bfloat16", lambda: False)
     with caplog.at_level(logging.WARNING):
@@ -151,9 +151,12 @@ def test_the_config_chooses_parts_and_precision(monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("SOLVER.ACCUMULATE", 3), "ACCUMULATE is 3; .* which is 16, a multiple of it"),
-        (("SOLVER.ACCUMULATE", 0), "ACCUMULATE is 0; it must be 1 or more"),
-        (("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "fp8"), 'DTYPE = "fp8" is unknown'),
+        (("DEEPFUSE_D2.SOLVER.ACCUMULATE", 3), "ACCUMULATE is 3; .* which is 16, a multiple of it"),
+        (("DEEPFUSE_D2.SOLVER.ACCUMULATE", 0), "ACCUMULATE is 0; it must be 1 or more"),
+        (
+            ("SOLVER.AMP.ENABLED", True, "DEEPFUSE_D2.SOLVER.AMP.DTYPE", "fp8"),
+            'DTYPE = "fp8" is unknown',
+        ),
     ],
 )
 def test_wrong_values_are_told(overrides, message):

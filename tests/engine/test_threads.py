@@ -24,7 +24,7 @@ def config(threads, device="cpu"):
     cfg = get_cfg()
     add_deepfuse_config(cfg)
     cfg.MODEL.DEVICE = device
-    cfg.SOLVER.CPU_THREADS = threads
+    cfg.DEEPFUSE_D2.SOLVER.CPU_THREADS = threads
     cfg.DATALOADER.NUM_WORKERS = 0
     return cfg
 

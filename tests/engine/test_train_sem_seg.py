@@ -30,7 +30,9 @@ def quick(repository, tiny_minicity, tmp_path, monkeypatch):
 
 
 def test_a_semantic_model_is_trained_evaluated_and_served(quick, tiny_minicity, tmp_path):
-    cfg = quick("TEST.SEM_SEG.OUTPUT", "labels", "SOLVER.BACKBONE_MULTIPLIER", "0.5")
+    cfg = quick(
+        "DEEPFUSE_D2.TEST.SEM_SEG.OUTPUT", "labels", "DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER", "0.5"
+    )
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     before = trainer.model.sem_seg_head.predictor.weight.clone()
@@ -45,7 +47,7 @@ def test_a_semantic_model_is_trained_evaluated_and_served(quick, tiny_minicity, 
     labels = DefaultPredictor(cfg)(image)["sem_seg"]
     assert labels.shape == image.shape[:2]
     assert labels.dtype == torch.uint8
-    cfg.TEST.SEM_SEG.OUTPUT = "logits"
+    cfg.DEEPFUSE_D2.TEST.SEM_SEG.OUTPUT = "logits"
     logits = DefaultPredictor(cfg)(image)["sem_seg"]
     assert logits.shape == (19, *image.shape[:2])
     assert np.array_equal(logits.argmax(dim=0).numpy(), labels.numpy())

@@ -153,7 +153,7 @@ def tiny_config(output, *overrides):
     cfg.SOLVER.STEPS = (16,)
     cfg.SOLVER.WARMUP_ITERS = 6
     cfg.SOLVER.CHECKPOINT_PERIOD = 5
-    cfg.SOLVER.FINAL_SAFETENSORS = False
+    cfg.DEEPFUSE_D2.SOLVER.FINAL_SAFETENSORS = False
     cfg.TEST.EVAL_PERIOD = 8
     cfg.MONITOR.PERIOD = 3
     cfg.MONITOR.WRITERS = ["json"]

@@ -227,7 +227,7 @@ def test_a_semantic_model_gives_label_maps(semantic, frames):
     assert labels.dtype == torch.uint8
     assert labels.shape == frames[3].shape[:2]
     cfg = cfg.clone()
-    cfg.TEST.SEM_SEG.OUTPUT = "logits"
+    cfg.DEEPFUSE_D2.TEST.SEM_SEG.OUTPUT = "logits"
     image = DefaultPredictorOf(model, cfg)(frames[3])["sem_seg"]
     assert (labels == image.argmax(0)).float().mean() > 0.99
     found = Predictor.from_model(model, cfg, output="rle")(frames[3])

@@ -69,7 +69,8 @@ class BackboneSuite:
     norm_key: str | None = "MODEL.RESNETS.NORM"
     # how an application may take the network along: "trace" (TorchScript), "export" (torch.export)
     promised: tuple = ("trace", "export")
-    # stages that MODEL.BACKBONE.CHECKPOINT_STAGES may name; () for a network without the mechanism
+    # stages that DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES may name; () for a network without
+    # the mechanism
     checkpoint_stages: tuple = FEATURES
     # largest MODEL.BACKBONE.FREEZE_AT, which freezes all; 0 for a network that cannot be frozen
     freeze_all_at: int = 5
@@ -236,7 +237,7 @@ class BackboneSuite:
             pytest.skip("has no activation checkpointing")
         stages = list(self.checkpoint_stages)
         plain = self.build().train().double()
-        saving = self.build("MODEL.BACKBONE.CHECKPOINT_STAGES", stages).train().double()
+        saving = self.build("DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES", stages).train().double()
         saving.load_state_dict(plain.state_dict(), strict=True)
         image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
 
@@ -269,7 +270,7 @@ class BackboneSuite:
         if not self.checkpoint_stages:
             pytest.skip("has no activation checkpointing")
         with pytest.raises(ValueError, match=r"CHECKPOINT_STAGES\) names \['res9'\].*res5"):
-            self.build("MODEL.BACKBONE.CHECKPOINT_STAGES", ["res9"])
+            self.build("DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES", ["res9"])
 
     def test_frozen_stages_do_not_learn_and_the_others_do(self):
         if not self.freeze_all_at:

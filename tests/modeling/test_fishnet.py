@@ -275,8 +275,8 @@ def test_convolutions_start_with_hes_spread_over_their_outputs():
 @pytest.mark.parametrize(("width", "warnings"), [(16, 1), (32, 0)])
 def test_a_width_whose_gradients_torch_gets_wrong_is_warned_of(width, warnings, caplog):
     build(
-        *SMALL, "MODEL.FISHNET.WIDTH", width, "MODEL.CHANNELS_LAST", True,
-        "SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16",
+        *SMALL, "MODEL.FISHNET.WIDTH", width, "DEEPFUSE_D2.MODEL.CHANNELS_LAST", True,
+        "SOLVER.AMP.ENABLED", True, "DEEPFUSE_D2.SOLVER.AMP.DTYPE", "bfloat16",
     )  # fmt: skip
     found = [r.getMessage() for r in caplog.records if "wrong gradients" in r.getMessage()]
     assert len(found) == warnings

@@ -64,7 +64,7 @@ class TestLightWeightRefineNet(SemSegHeadSuite):
 
 class TestRefineNetFusedByDeepFuse(SemSegHeadSuite):
     overrides = (
-        *NAME, "MODEL.SEM_SEG_HEAD.FUSE", "deepfuse", "MODEL.DEEPFUSE.MERGE", "gated",
+        *NAME, "DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.FUSE", "deepfuse", "MODEL.DEEPFUSE.MERGE", "gated",
         "MODEL.DEEPFUSE.DEPTH", 2,
     )  # fmt: skip
     is_random_in_training = True
@@ -380,7 +380,7 @@ def test_features_of_one_stride_share_a_block():
 def test_fused_by_deepfuse_it_starts_as_the_plain_sum_bit_for_bit(merge, unit):
     plain = randomize(build_head(*NAME)).eval()
     ours = build_head(
-        *NAME, "MODEL.SEM_SEG_HEAD.FUSE", "deepfuse", "MODEL.DEEPFUSE.MERGE", merge,
+        *NAME, "DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.FUSE", "deepfuse", "MODEL.DEEPFUSE.MERGE", merge,
         "MODEL.DEEPFUSE.UNIT", unit,
     ).eval()  # fmt: skip
     missing, unexpected = ours.load_state_dict(plain.state_dict(), strict=False)
@@ -412,7 +412,10 @@ def test_fused_by_deepfuse_it_starts_as_the_plain_sum_bit_for_bit(merge, unit):
             r'INIT = "he" is unknown; choose "gaussian" or "identity"',
         ),
         (("MODEL.REFINENET.ACTIVATION", "gelu"), r'ACTIVATION = "gelu" is unknown.*relu6'),
-        (("MODEL.SEM_SEG_HEAD.FUSE", "concat"), r'FUSE = "concat" is unknown.*"sum" or "deepfuse"'),
+        (
+            ("DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.FUSE", "concat"),
+            r'FUSE = "concat" is unknown.*"sum" or "deepfuse"',
+        ),
     ],
 )
 def test_a_mistake_is_answered_with_what_is_allowed(pairs, message):

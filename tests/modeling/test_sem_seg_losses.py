@@ -152,8 +152,8 @@ def test_a_loss_is_its_formula(loss, reference, seed):
 
 
 def every_loss(ignore_value=IGNORE):
-    head = config(IGNORE_VALUE=ignore_value).MODEL.SEM_SEG_HEAD
-    return {name: build(head, None) for name, build in PIXEL_LOSSES.items()}
+    keys = config().DEEPFUSE_D2.MODEL.SEM_SEG_HEAD
+    return {name: build(ignore_value, None, keys) for name, build in PIXEL_LOSSES.items()}
 
 
 def config(**keys):
@@ -161,7 +161,8 @@ def config(**keys):
     add_deepfuse_config(cfg)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = CLASSES
     for key, value in keys.items():
-        cfg.MODEL.SEM_SEG_HEAD[key] = value
+        head = cfg.MODEL.SEM_SEG_HEAD
+        (head if key in head else cfg.DEEPFUSE_D2.MODEL.SEM_SEG_HEAD)[key] = value
     return cfg
 
 

@@ -91,8 +91,9 @@ class TrainLoader:
                 deaths += 1
                 if deaths > self.max_worker_deaths:
                     raise TrainingError(
-                        f"{why} DATALOADER.MAX_WORKER_DEATHS allows {self.max_worker_deaths} in a "
-                        "training. DATALOADER.NUM_WORKERS 0 loads without worker processes."
+                        f"{why} DEEPFUSE_D2.DATALOADER.MAX_WORKER_DEATHS allows "
+                        f"{self.max_worker_deaths} in a training. DATALOADER.NUM_WORKERS 0 loads "
+                        "without worker processes."
                     ) from error
                 self._logger.error("%s New ones take up their work; no sample is lost.", why)
             finally:
@@ -141,13 +142,14 @@ class TrainLoader:
             if count > self.max_damaged:
                 listed = "\n".join(f"  {file}: {error}" for file, error in self.damaged.items())
                 raise DatasetError(
-                    f"{count} files of the data set cannot be read; DATALOADER.MAX_DAMAGED allows "
+                    f"{count} files of the data set cannot be read; "
+                    "DEEPFUSE_D2.DATALOADER.MAX_DAMAGED allows "
                     f"{self.max_damaged}:\n{listed}\nReplace them, or raise the limit. "
                     "tools/check_dataset.py lists all of a data set."
                 )
             self._logger.error(
                 "%s cannot be read and is left out, another image takes its place (%d of %d that "
-                "DATALOADER.MAX_DAMAGED allows): %s",
+                "DEEPFUSE_D2.DATALOADER.MAX_DAMAGED allows): %s",
                 one["file"], count, self.max_damaged, one["error"],
             )  # fmt: skip
 
@@ -209,8 +211,8 @@ def build_train_loader(
         batches,
         seed=seed,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        max_damaged=cfg.DATALOADER.MAX_DAMAGED,
-        max_worker_deaths=cfg.DATALOADER.MAX_WORKER_DEATHS,
+        max_damaged=cfg.DEEPFUSE_D2.DATALOADER.MAX_DAMAGED,
+        max_worker_deaths=cfg.DEEPFUSE_D2.DATALOADER.MAX_WORKER_DEATHS,
         **options,
     )
 

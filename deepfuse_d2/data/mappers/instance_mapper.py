@@ -70,7 +70,7 @@ class InstanceMapper:
             raise ValueError(
                 f"InstanceMapper got augmentations {unknown} and image_format {image_format!r}; it "
                 f"takes detectron2's crops, resizings and flips, and {list(FORMATS)}. For others, "
-                "take detectron2's DatasetMapper (INPUT.FAST_MAPPER False)."
+                "take detectron2's DatasetMapper (DEEPFUSE_D2.INPUT.FAST_MAPPER False)."
             )
         if recompute_boxes and not use_masks:
             raise ValueError("recompute_boxes takes the boxes from masks; set use_masks.")
@@ -210,10 +210,10 @@ def build_instance_mapper(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, 
     """The training mapper of a config: :class:`InstanceMapper` where it does all that is asked.
 
     Keypoints, precomputed proposals, masks kept as polygons, other colour formats, and
-    INPUT.FAST_MAPPER False get detectron2's.
+    DEEPFUSE_D2.INPUT.FAST_MAPPER False get detectron2's.
     """
     reasons = {
-        "INPUT.FAST_MAPPER is False": not cfg.INPUT.FAST_MAPPER,
+        "DEEPFUSE_D2.INPUT.FAST_MAPPER is False": not cfg.DEEPFUSE_D2.INPUT.FAST_MAPPER,
         "MODEL.KEYPOINT_ON is True": cfg.MODEL.KEYPOINT_ON,
         "MODEL.LOAD_PROPOSALS is True": cfg.MODEL.LOAD_PROPOSALS,
         "INPUT.MASK_FORMAT is not bitmask": cfg.MODEL.MASK_ON

@@ -140,29 +140,29 @@ class RandomSaturation(T.Augmentation):
 
 def build_sem_seg_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     """What INPUT says about training images; give it to detectron2's ``DatasetMapper``."""
-    keys, crop = cfg.INPUT, cfg.INPUT.CROP
+    keys, crop, ours = cfg.INPUT, cfg.INPUT.CROP, cfg.DEEPFUSE_D2.INPUT
     _check(cfg)
     sizes = list(keys.MIN_SIZE_TRAIN)
     if keys.MIN_SIZE_TRAIN_SAMPLING == "range":
         sizes = list(range(sizes[0], sizes[1] + 1))
     augmentations: list[T.Augmentation] = []
-    if tuple(keys.SCALE_JITTER) != (1.0, 1.0) or sizes != [0]:
-        augmentations.append(ScaleJitter(sizes, keys.MAX_SIZE_TRAIN, *keys.SCALE_JITTER))
+    if tuple(ours.SCALE_JITTER) != (1.0, 1.0) or sizes != [0]:
+        augmentations.append(ScaleJitter(sizes, keys.MAX_SIZE_TRAIN, *ours.SCALE_JITTER))
     if crop.ENABLED:
         augmentations.append(
             ClassAwareCrop(
                 crop.TYPE,
                 crop.SIZE,
-                max_area=crop.SINGLE_CATEGORY_MAX_AREA,
-                balanced=crop.CLASS_BALANCED,
+                max_area=ours.CROP.SINGLE_CATEGORY_MAX_AREA,
+                balanced=ours.CROP.CLASS_BALANCED,
                 ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             )
         )
     if keys.RANDOM_FLIP != "none":
         is_horizontal = keys.RANDOM_FLIP == "horizontal"
         augmentations.append(T.RandomFlip(horizontal=is_horizontal, vertical=not is_horizontal))
-    if keys.COLOR_JITTER:
-        low, high = 1 - keys.COLOR_JITTER, 1 + keys.COLOR_JITTER
+    if ours.COLOR_JITTER:
+        low, high = 1 - ours.COLOR_JITTER, 1 + ours.COLOR_JITTER
         augmentations += [
             T.RandomBrightness(low, high),
             T.RandomContrast(low, high),
@@ -197,15 +197,15 @@ def check_labels(cfg: CfgNode) -> None:
 
 
 def _check(cfg: CfgNode) -> None:
-    keys, crop = cfg.INPUT, cfg.INPUT.CROP
-    jitter = tuple(keys.SCALE_JITTER)
+    ours, crop = cfg.DEEPFUSE_D2.INPUT, cfg.DEEPFUSE_D2.INPUT.CROP
+    jitter = tuple(ours.SCALE_JITTER)
     if len(jitter) != 2 or not 0 < jitter[0] <= jitter[1]:
         raise ConfigError(
-            f"INPUT.SCALE_JITTER is {list(jitter)}; give the smallest and the largest factor, both "
-            "above 0, such as [0.5, 2.0]."
+            f"DEEPFUSE_D2.INPUT.SCALE_JITTER is {list(jitter)}; give the smallest and the largest "
+            "factor, both above 0, such as [0.5, 2.0]."
         )
     for key, value, allowed, is_allowed in (
-        ("COLOR_JITTER", keys.COLOR_JITTER, "[0, 1)", 0 <= keys.COLOR_JITTER < 1),
+        ("COLOR_JITTER", ours.COLOR_JITTER, "[0, 1)", 0 <= ours.COLOR_JITTER < 1),
         (
             "CROP.SINGLE_CATEGORY_MAX_AREA",
             crop.SINGLE_CATEGORY_MAX_AREA,
@@ -215,9 +215,9 @@ def _check(cfg: CfgNode) -> None:
         ("CROP.CLASS_BALANCED", crop.CLASS_BALANCED, "[0, 1]", 0 <= crop.CLASS_BALANCED <= 1),
     ):
         if not is_allowed:
-            raise ConfigError(f"INPUT.{key} is {value}; it must be in {allowed}.")
-    if not crop.ENABLED and (crop.CLASS_BALANCED or crop.SINGLE_CATEGORY_MAX_AREA < 1):
+            raise ConfigError(f"DEEPFUSE_D2.INPUT.{key} is {value}; it must be in {allowed}.")
+    if not cfg.INPUT.CROP.ENABLED and (crop.CLASS_BALANCED or crop.SINGLE_CATEGORY_MAX_AREA < 1):
         raise ConfigError(
-            "INPUT.CROP.CLASS_BALANCED or SINGLE_CATEGORY_MAX_AREA says how to crop, but "
-            "INPUT.CROP.ENABLED is False; set it True."
+            "DEEPFUSE_D2.INPUT.CROP.CLASS_BALANCED or SINGLE_CATEGORY_MAX_AREA says how to crop, "
+            "but INPUT.CROP.ENABLED is False; set it True."
         )

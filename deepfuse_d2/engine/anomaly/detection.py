@@ -36,7 +36,8 @@ class AnomalyDetector:
     ``OUTPUT_DIR/faults`` for tools/replay_batch.py.
 
     Args:
-        cfg: SOLVER.SAFETY says what to do; the rest is advice and goes with the kept batches.
+        cfg: DEEPFUSE_D2.SOLVER.SAFETY says what to do; the rest is advice and goes with the kept
+        batches.
         model: as the step calls it, with what wraps it.
         optimizer: of the training.
         forward_state: of the model; kept at the end of each step by who owns it.
@@ -49,15 +50,16 @@ class AnomalyDetector:
         optimizer: torch.optim.Optimizer,
         forward_state: ForwardState,
     ):
-        safety = cfg.SOLVER.SAFETY
+        safety = cfg.DEEPFUSE_D2.SOLVER.SAFETY
         if safety.NONFINITE not in _ACTIONS:
             raise ConfigError(
-                f'SOLVER.SAFETY.NONFINITE = "{safety.NONFINITE}" is unknown; choose one of '
+                f'DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE = "{safety.NONFINITE}" is unknown; choose '
+                "one of "
                 f"{list(_ACTIONS)}."
             )
         if safety.MAX_SKIPPED < 0 or safety.KEPT_BATCHES < 0:
             raise ConfigError(
-                f"SOLVER.SAFETY.MAX_SKIPPED is {safety.MAX_SKIPPED} and KEPT_BATCHES "
+                f"DEEPFUSE_D2.SOLVER.SAFETY.MAX_SKIPPED is {safety.MAX_SKIPPED} and KEPT_BATCHES "
                 f"{safety.KEPT_BATCHES}; both must be 0 or more."
             )
         self.cfg = cfg
@@ -171,7 +173,8 @@ class AnomalyDetector:
         if self._skipped > self.max_skipped or first_not_finite(self.model) is not None:
             raise TrainingError(
                 f"{report}\nIt is iteration number {self._skipped} in a row; "
-                f"SOLVER.SAFETY.MAX_SKIPPED allows {self.max_skipped}. {self._stop_advice()}"
+                f"DEEPFUSE_D2.SOLVER.SAFETY.MAX_SKIPPED allows {self.max_skipped}. "
+                f"{self._stop_advice()}"
             )
         if is_bad:
             self._logger.error("%s\nThe iteration is skipped.", report)
@@ -189,14 +192,15 @@ class AnomalyDetector:
     def _stop_advice(self) -> str:
         return (
             "What helps, as a rule: a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, "
-            "SOLVER.CLIP_GRADIENTS.ENABLED True, SOLVER.AMP.DTYPE bfloat16 in place of float16; "
-            'or, where it is the image, SOLVER.SAFETY.NONFINITE "skip".'
+            "SOLVER.CLIP_GRADIENTS.ENABLED True, DEEPFUSE_D2.SOLVER.AMP.DTYPE bfloat16 in place of "
+            "float16; "
+            'or, where it is the image, DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE "skip".'
         )
 
     def _keep(self, kind: str, losses: dict[str, float], reason: str) -> str:
         """Write the batch for replay; returns what to say of it."""
         if self.kept_batches <= 0:
-            return "The batch is not kept (SOLVER.SAFETY.KEPT_BATCHES)."
+            return "The batch is not kept (DEEPFUSE_D2.SOLVER.SAFETY.KEPT_BATCHES)."
         name = f"{kind}_{self._iteration:07d}_rank{comm.get_rank()}.pth"
         path = Path(self.cfg.OUTPUT_DIR, "faults", name)
         model = self.model

@@ -53,9 +53,10 @@ def _advice(cfg: CfgNode, on_gpu: bool, world_size: int) -> list[str]:
     found = []
     if not cfg.SOLVER.AMP.ENABLED and on_gpu:
         found.append("SOLVER.AMP.ENABLED True: half the bytes for most activations")
-    if not cfg.MODEL.BACKBONE.CHECKPOINT_STAGES:
+    if not cfg.DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES:
         found.append(
-            'MODEL.BACKBONE.CHECKPOINT_STAGES ["res2", "res3"]: the same result, a little slower'
+            'DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES ["res2", "res3"]: the same result, a '
+            "little slower"
         )
     images = cfg.SOLVER.IMS_PER_BATCH // world_size
     if images > 1:

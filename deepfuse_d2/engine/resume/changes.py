@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...config.flatten import plain
+from ...config.keys import with_current_names
 
 __all__ = ["changes", "report"]
 
@@ -11,13 +12,13 @@ __all__ = ["changes", "report"]
 _FREE = (
     "OUTPUT_DIR",
     "MODEL.WEIGHTS",
-    "MODEL.WEIGHTS_MIN_MATCH",
+    "DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH",
     "DATALOADER.NUM_WORKERS",
-    "DATALOADER.MAX_DAMAGED",
-    "DATALOADER.MAX_WORKER_DEATHS",
+    "DEEPFUSE_D2.DATALOADER.MAX_DAMAGED",
+    "DEEPFUSE_D2.DATALOADER.MAX_WORKER_DEATHS",
     "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.FINAL_SAFETENSORS",
-    "SOLVER.SAFETY.",
+    "DEEPFUSE_D2.SOLVER.FINAL_SAFETENSORS",
+    "DEEPFUSE_D2.SOLVER.SAFETY.",
 )
 
 _NOTES = {
@@ -29,8 +30,10 @@ _NOTES = {
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Key -> (value then, value now) of what matters to a training and differs.
 
-    A key that only one of them has is left out: another version of the package may bring one.
+    A key that only one of them has is left out: another version of the package may bring one. A
+    key that had another name then is compared under that of today.
     """
+    was = with_current_names(was)
     return {
         key: (plain(was[key]), now[key])
         for key in sorted(now)

@@ -53,8 +53,8 @@ class Checkpoints(HookBase):
             raise ConfigError(f"SOLVER.CHECKPOINT_PERIOD is {period}; it must be 1 or more.")
         if kept < 0 or max_failures < 0:
             raise ConfigError(
-                f"SOLVER.SAFETY.KEPT_CHECKPOINTS is {kept} and MAX_FAILED_WRITES {max_failures}; "
-                "both must be 0 or more."
+                f"DEEPFUSE_D2.SOLVER.SAFETY.KEPT_CHECKPOINTS is {kept} and MAX_FAILED_WRITES "
+                f"{max_failures}; both must be 0 or more."
             )
         self.checkpointer = checkpointer
         self.period = period
@@ -117,7 +117,7 @@ class Checkpoints(HookBase):
                 ) from error
             logging.getLogger(__name__).error(
                 "%s The training goes on and writes again at the next checkpoint (failure %d of %d "
-                "that SOLVER.SAFETY.MAX_FAILED_WRITES allows). Make room.",
+                "that DEEPFUSE_D2.SOLVER.SAFETY.MAX_FAILED_WRITES allows). Make room.",
                 message, self._failures, self.max_failures,
             )  # fmt: skip
         finally:
@@ -167,7 +167,9 @@ class Resume(HookBase):
 
     def __init__(self, checkpoints: Checkpoints, exit_code: int):
         if not 1 <= exit_code <= 255:
-            raise ConfigError(f"SOLVER.SAFETY.EXIT_CODE is {exit_code}; it must be in 1..255.")
+            raise ConfigError(
+                f"DEEPFUSE_D2.SOLVER.SAFETY.EXIT_CODE is {exit_code}; it must be in 1..255."
+            )
         self.checkpoints = checkpoints
         self.preemption = checkpoints.preemption = PreemptionHandler(exit_code)
 
@@ -206,7 +208,7 @@ def resumable_hooks(
     cfg: CfgNode, hooks: list[HookBase | None], checkpointer: Checkpointer
 ) -> list[HookBase]:
     """`hooks` with :class:`Checkpoints` in place of detectron2's, and :class:`Resume` last."""
-    safety = cfg.SOLVER.SAFETY
+    safety = cfg.DEEPFUSE_D2.SOLVER.SAFETY
     # on all processes alike: detectron2's own is on the main one alone
     rest = [hook for hook in hooks if hook and not isinstance(hook, PeriodicCheckpointer)]
     evaluations = [i for i, hook in enumerate(rest) if isinstance(hook, EvalHook)]

@@ -105,18 +105,18 @@ class ResumableTrainer(DefaultTrainer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what a checkpoint holds; what is for the first step waits until then.
 
-        Raises: ConfigError: SOLVER.OPTIMIZER is another one than then.
+        Raises: ConfigError: DEEPFUSE_D2.SOLVER.OPTIMIZER is another one than then.
         """
         logger = logging.getLogger(__name__)
         state = dict(state)
         hooks, resumed = state.pop("hooks", {}), state.pop("resume", None)
         changed = changes(resumed["config"], self._settings()) if resumed else {}
-        if "SOLVER.OPTIMIZER" in changed:
-            was, now = changed["SOLVER.OPTIMIZER"]
+        if "DEEPFUSE_D2.SOLVER.OPTIMIZER" in changed:
+            was, now = changed["DEEPFUSE_D2.SOLVER.OPTIMIZER"]
             raise ConfigError(
-                f"SOLVER.OPTIMIZER was {was}, is {now}: the state of one is no use to the other. "
-                f"Resume with {was}; or leave out --resume and start from the weights of the last "
-                "checkpoint with MODEL.WEIGHTS."
+                f"DEEPFUSE_D2.SOLVER.OPTIMIZER was {was}, is {now}: the state of one is no use to "
+                f"the other. Resume with {was}; or leave out --resume and start from the weights "
+                "of the last checkpoint with MODEL.WEIGHTS."
             )
         new_solver = any(key.startswith("SOLVER.") for key in changed)
         own_rates = list(self.scheduler.base_lrs)

@@ -15,18 +15,19 @@ __all__ = ["build_optimizer"]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Optimizer SOLVER.OPTIMIZER over the trainable parameters of `model`.
+    """Optimizer DEEPFUSE_D2.SOLVER.OPTIMIZER over the trainable parameters of `model`.
 
     The learning rate, weight decay (of norms and biases apart) and gradient clipping are
-    detectron2's keys for both. SOLVER.BACKBONE_MULTIPLIER slows down the bottom-up network, and
-    SOLVER.LAYER_DECAY its stages the more the earlier they are.
+    detectron2's keys for both. DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER slows down the bottom-up
+    network, and DEEPFUSE_D2.SOLVER.LAYER_DECAY its stages the more the earlier they are.
 
     Raises: ConfigError: a key has a value that is not allowed.
     """
-    solver = cfg.SOLVER
-    if solver.OPTIMIZER not in ("SGD", "AdamW"):
+    solver, ours = cfg.SOLVER, cfg.DEEPFUSE_D2.SOLVER
+    if ours.OPTIMIZER not in ("SGD", "AdamW"):
         raise ConfigError(
-            f'SOLVER.OPTIMIZER = "{solver.OPTIMIZER}" is unknown; choose one of "SGD", "AdamW".'
+            f'DEEPFUSE_D2.SOLVER.OPTIMIZER = "{ours.OPTIMIZER}" is unknown; choose one of "SGD", '
+            '"AdamW".'
         )
     params = get_default_optimizer_params(
         model,
@@ -35,14 +36,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         lr_factor_func=_lr_factor(cfg, model),
     )
-    if solver.NO_DECAY_OF_VECTORS:
+    if ours.NO_DECAY_OF_VECTORS:
         params = _without_decay_of_vectors(params)
     common = {
         "lr": solver.BASE_LR,
         "weight_decay": solver.WEIGHT_DECAY,
-        **_kernels(params, solver.FUSED),
+        **_kernels(params, ours.FUSED),
     }
-    if solver.OPTIMIZER == "AdamW":
+    if ours.OPTIMIZER == "AdamW":
         optimizer = torch.optim.AdamW(params, **common)
     else:
         optimizer = torch.optim.SGD(
@@ -73,17 +74,17 @@ def _without_decay_of_vectors(groups: list[dict[str, Any]]) -> list[dict[str, An
 
 def _lr_factor(cfg: CfgNode, model: nn.Module) -> Callable[[str], float]:
     """Factor of the learning rate by the name of a parameter."""
-    multiplier, bias = cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.BIAS_LR_FACTOR
-    decay = cfg.SOLVER.LAYER_DECAY
+    multiplier, bias = cfg.DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.BIAS_LR_FACTOR
+    decay = cfg.DEEPFUSE_D2.SOLVER.LAYER_DECAY
     if multiplier <= 0:
         raise ConfigError(
-            f"SOLVER.BACKBONE_MULTIPLIER is {multiplier}; it must be above 0. To keep the "
-            "bottom-up network as it is, freeze it: MODEL.BACKBONE.FREEZE_AT 5."
+            f"DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER is {multiplier}; it must be above 0. To keep "
+            "the bottom-up network as it is, freeze it: MODEL.BACKBONE.FREEZE_AT 5."
         )
     if not 0 < decay <= 1:
         raise ConfigError(
-            f"SOLVER.LAYER_DECAY is {decay}; it must be above 0 and at most 1, such as 0.75. 1 "
-            "gives all stages the same rate."
+            f"DEEPFUSE_D2.SOLVER.LAYER_DECAY is {decay}; it must be above 0 and at most 1, such as "
+            "0.75. 1 gives all stages the same rate."
         )
     below = _stages_behind(model)
 

@@ -49,8 +49,8 @@ class PolyParamScheduler(ParamScheduler):
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """SOLVER.LR_SCHEDULER_NAME: "WarmupPolyLR", or a name of detectron2's.
 
-    "WarmupPolyLR" goes by SOLVER.POLY_LR_POWER down to SOLVER.BASE_LR_END, after the same warm-up
-    as the others.
+    "WarmupPolyLR" goes by DEEPFUSE_D2.SOLVER.POLY_LR_POWER down to SOLVER.BASE_LR_END, after the
+    same warm-up as the others.
     """
     solver = cfg.SOLVER
     name = solver.LR_SCHEDULER_NAME
@@ -64,14 +64,15 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
                 f'SOLVER.LR_SCHEDULER_NAME = "{name}": {error}. Choose "WarmupPolyLR", or one of '
                 'detectron2\'s "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR".'
             ) from error
-    if solver.POLY_LR_POWER <= 0 or not 0 <= solver.BASE_LR_END <= solver.BASE_LR:
+    power = cfg.DEEPFUSE_D2.SOLVER.POLY_LR_POWER
+    if power <= 0 or not 0 <= solver.BASE_LR_END <= solver.BASE_LR:
         raise ConfigError(
-            f"WarmupPolyLR got SOLVER.POLY_LR_POWER {solver.POLY_LR_POWER} (allowed: above 0) and "
-            f"SOLVER.BASE_LR_END {solver.BASE_LR_END} (allowed: 0 to SOLVER.BASE_LR, which is "
-            f"{solver.BASE_LR})."
+            f"WarmupPolyLR got DEEPFUSE_D2.SOLVER.POLY_LR_POWER {power} (allowed: "
+            f"above 0) and SOLVER.BASE_LR_END {solver.BASE_LR_END} (allowed: 0 to SOLVER.BASE_LR, "
+            f"which is {solver.BASE_LR})."
         )
     schedule = WarmupParamScheduler(
-        PolyParamScheduler(solver.POLY_LR_POWER, solver.BASE_LR_END / solver.BASE_LR),
+        PolyParamScheduler(power, solver.BASE_LR_END / solver.BASE_LR),
         solver.WARMUP_FACTOR,
         min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
         solver.WARMUP_METHOD,

@@ -15,7 +15,7 @@ _KEPT = 2**31 - 1
 
 
 def retain_freed_memory(cfg: CfgNode) -> bool:
-    """Let this process keep freed memory if it trains on a CPU and SOLVER.CPU_KEEP_MEMORY says so.
+    """Let this process keep freed memory, on a CPU and if DEEPFUSE_D2.SOLVER.CPU_KEEP_MEMORY.
 
     The C library gives every large block back to the system as soon as it is free, and the system
     clears each page of the next one: for the maps of a network, a tenth of the time of a step.
@@ -23,7 +23,7 @@ def retain_freed_memory(cfg: CfgNode) -> bool:
     Returns:
         whether it does; not so where there is no glibc.
     """
-    if not cfg.SOLVER.CPU_KEEP_MEMORY or torch.device(cfg.MODEL.DEVICE).type != "cpu":
+    if not cfg.DEEPFUSE_D2.SOLVER.CPU_KEEP_MEMORY or torch.device(cfg.MODEL.DEVICE).type != "cpu":
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt

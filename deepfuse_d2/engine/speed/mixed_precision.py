@@ -25,17 +25,18 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
-    if cfg.SOLVER.AMP.DTYPE not in _DTYPES:
+    if cfg.DEEPFUSE_D2.SOLVER.AMP.DTYPE not in _DTYPES:
         raise ConfigError(
-            f'SOLVER.AMP.DTYPE = "{cfg.SOLVER.AMP.DTYPE}" is unknown; choose one of '
+            f'DEEPFUSE_D2.SOLVER.AMP.DTYPE = "{cfg.DEEPFUSE_D2.SOLVER.AMP.DTYPE}" is unknown; '
+            "choose one of "
             f"{list(_DTYPES)}."
         )
-    dtype = _DTYPES[cfg.SOLVER.AMP.DTYPE]
+    dtype = _DTYPES[cfg.DEEPFUSE_D2.SOLVER.AMP.DTYPE]
     on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
     if on_cpu and (dtype is not torch.bfloat16 or not has_bfloat16()):
         logging.getLogger(__name__).warning(
             "SOLVER.AMP is on, but %s is slower than float32 on this CPU; training in float32.",
-            cfg.SOLVER.AMP.DTYPE,
+            cfg.DEEPFUSE_D2.SOLVER.AMP.DTYPE,
         )
         return None
     return dtype

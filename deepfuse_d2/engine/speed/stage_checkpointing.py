@@ -1,4 +1,4 @@
-"""MODEL.BACKBONE.CHECKPOINT_STAGES for networks that do not see to it themselves."""
+"""DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES for networks that do not see to it themselves."""
 
 import functools
 from typing import Any
@@ -24,7 +24,7 @@ class CheckpointedStage:
 
 
 def checkpoint_stages(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """`model` with the stages that MODEL.BACKBONE.CHECKPOINT_STAGES names checkpointed.
+    """`model` with the stages that DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES names checkpointed.
 
     In every network of its backbone: below a neck, at both scales, in all of a composite. Stages
     are those of :func:`..modeling.backbone.protocol.stages_of`; networks with `checkpoint_stages`
@@ -32,7 +32,7 @@ def checkpoint_stages(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
     Raises: ConfigError: a network has no such stage.
     """
-    asked = cfg.MODEL.BACKBONE.CHECKPOINT_STAGES
+    asked = cfg.DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES
     backbone = getattr(model, "backbone", None)
     if not asked or backbone is None:
         return model
@@ -44,8 +44,8 @@ def checkpoint_stages(cfg: CfgNode, model: nn.Module) -> nn.Module:
         unknown = [name for name in asked if name not in known]
         if unknown:
             raise ConfigError(
-                f"MODEL.BACKBONE.CHECKPOINT_STAGES names {unknown}, which {type(network).__name__} "
-                f"does not have; choose among {known}, or leave it []."
+                f"DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES names {unknown}, which "
+                f"{type(network).__name__} does not have; choose among {known}, or leave it []."
             )
         for module in (m for stage in stages if stage.name in asked for m in stage.modules):
             checkpointed(module)

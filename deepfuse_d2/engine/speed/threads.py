@@ -14,10 +14,12 @@ __all__ = ["choose_threads", "physical_cores", "set_threads"]
 
 
 def set_threads(cfg: CfgNode) -> None:
-    """Give this process the threads that SOLVER.CPU_THREADS says, if it trains on a CPU."""
-    asked = cfg.SOLVER.CPU_THREADS
+    """Give a process that trains on a CPU the threads that DEEPFUSE_D2.SOLVER.CPU_THREADS says."""
+    asked = cfg.DEEPFUSE_D2.SOLVER.CPU_THREADS
     if asked < 0:
-        raise ConfigError(f"SOLVER.CPU_THREADS is {asked}; it must be 0 (choose) or more.")
+        raise ConfigError(
+            f"DEEPFUSE_D2.SOLVER.CPU_THREADS is {asked}; it must be 0 (choose) or more."
+        )
     if torch.device(cfg.MODEL.DEVICE).type != "cpu":
         return
     if not asked and "OMP_NUM_THREADS" in os.environ:

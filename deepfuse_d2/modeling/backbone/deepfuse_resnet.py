@@ -195,6 +195,6 @@ def build_deepfuse_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Deep
             fuse_stages=deepfuse.BACKBONE_STAGES,
             direction=deepfuse.BACKBONE_DIRECTION,
             reduction=deepfuse.BACKBONE_REDUCTION,
-            checkpoint_stages=cfg.MODEL.BACKBONE.CHECKPOINT_STAGES,
+            checkpoint_stages=cfg.DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES,
             **deepfuse_arguments(cfg),
         )

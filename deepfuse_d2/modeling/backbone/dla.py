@@ -222,7 +222,7 @@ class DLA(StagedBackbone):
             "in_channels": input_shape.channels,
             "out_features": resnets.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "checkpoint_stages": cfg.MODEL.BACKBONE.CHECKPOINT_STAGES,
+            "checkpoint_stages": cfg.DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES,
         }
 
 

@@ -134,7 +134,7 @@ class FishNetBackbone(Backbone):
             "out_features": fishnet.OUT_FEATURES,
             "out_norm_act": fishnet.OUT_NORM_ACT,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "checkpoint_stages": cfg.MODEL.BACKBONE.CHECKPOINT_STAGES,
+            "checkpoint_stages": cfg.DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES,
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -175,12 +175,12 @@ def _warn_of_wrong_gradients(cfg: CfgNode) -> None:
     """torch 2.14 (oneDNN 3.12) gives wrong or infinite gradients for dilated convolutions with
     channels last in bfloat16 on a CPU, unless their channels are multiples of 16. Those of stages 5
     and 6 have 3/2 of the width and the width."""
-    on_cpu = cfg.MODEL.DEVICE == "cpu" and cfg.MODEL.CHANNELS_LAST
-    bfloat16 = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "bfloat16"
+    on_cpu = cfg.MODEL.DEVICE == "cpu" and cfg.DEEPFUSE_D2.MODEL.CHANNELS_LAST
+    bfloat16 = cfg.SOLVER.AMP.ENABLED and cfg.DEEPFUSE_D2.SOLVER.AMP.DTYPE == "bfloat16"
     if on_cpu and bfloat16 and cfg.MODEL.FISHNET.WIDTH % 32:
         logging.getLogger(__name__).warning(
             "MODEL.FISHNET.WIDTH %d cannot be trained in bfloat16 with channels last on a CPU: "
             "torch gives wrong gradients for its dilated convolutions. Choose a multiple of 32, or "
-            "set MODEL.CHANNELS_LAST or SOLVER.AMP.ENABLED to False.",
+            "set DEEPFUSE_D2.MODEL.CHANNELS_LAST or SOLVER.AMP.ENABLED to False.",
             cfg.MODEL.FISHNET.WIDTH,
         )

@@ -42,10 +42,10 @@ class Stage:
     """A stretch of a network.
 
     Args:
-        name: by which MODEL.BACKBONE.CHECKPOINT_STAGES calls it, "stem" for the first. Stretches
-            that are checkpointed together share it.
+        name: by which DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES calls it, "stem" for the first.
+            Stretches that are checkpointed together share it.
         depth: 1 for the stem, more for what comes later. Layers of one depth learn at one rate
-            (SOLVER.LAYER_DECAY), and MODEL.BACKBONE.FREEZE_AT = d freezes depths 1 to d.
+            (DEEPFUSE_D2.SOLVER.LAYER_DECAY); MODEL.BACKBONE.FREEZE_AT = d freezes depths 1 to d.
         parts: the modules, and parameters outside of modules, that it consists of.
     """
 

@@ -57,7 +57,7 @@ def build_rearranged_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> St
         _stages(cfg, num_blocks, basic),
         out_features=resnets.OUT_FEATURES,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        checkpoint_stages=cfg.MODEL.BACKBONE.CHECKPOINT_STAGES,
+        checkpoint_stages=cfg.DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES,
     )
 
 

@@ -164,7 +164,7 @@ class Res2Net(StagedBackbone):
             "res2_out_channels": resnets.RES2_OUT_CHANNELS,
             "out_features": resnets.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "checkpoint_stages": cfg.MODEL.BACKBONE.CHECKPOINT_STAGES,
+            "checkpoint_stages": cfg.DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES,
         }
 
 

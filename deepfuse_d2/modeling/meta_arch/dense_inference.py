@@ -61,22 +61,23 @@ class DenseInference:
         tile = tuple(tile)
         if output not in OUTPUTS:
             raise ConfigError(
-                f'TEST.SEM_SEG.OUTPUT = "{output}" is unknown; choose one of {list(OUTPUTS)}.'
+                f'DEEPFUSE_D2.TEST.SEM_SEG.OUTPUT = "{output}" is unknown; choose one of '
+                f"{list(OUTPUTS)}."
             )
         if len(tile) != 2 or min(tile) < 0 or (min(tile) == 0) != (max(tile) == 0):
             raise ConfigError(
-                f"TEST.SEM_SEG.TILE is {list(tile)}; give height and width in pixels, or [0, 0] to "
-                "take images as a whole."
+                f"DEEPFUSE_D2.TEST.SEM_SEG.TILE is {list(tile)}; give height and width in pixels, "
+                "or [0, 0] to take images as a whole."
             )
         if any(tile) and not 0 <= tile_overlap < min(tile):
             raise ConfigError(
-                f"TEST.SEM_SEG.TILE_OVERLAP is {tile_overlap} pixels; it must be 0 or more and "
-                f"smaller than both sides of TEST.SEM_SEG.TILE, {list(tile)}."
+                f"DEEPFUSE_D2.TEST.SEM_SEG.TILE_OVERLAP is {tile_overlap} pixels; it must be 0 or "
+                f"more and smaller than both sides of DEEPFUSE_D2.TEST.SEM_SEG.TILE, {list(tile)}."
             )
         if not scales or min(scales) <= 0 or tile_batch < 1:
             raise ConfigError(
-                f"TEST.SEM_SEG.SCALES is {list(scales)} and TILE_BATCH {tile_batch}; give at least "
-                "one scale, all above 0, and a batch of 1 or more."
+                f"DEEPFUSE_D2.TEST.SEM_SEG.SCALES is {list(scales)} and TILE_BATCH {tile_batch}; "
+                "give at least one scale, all above 0, and a batch of 1 or more."
             )
         self.output = output
         self.tile = tile
@@ -87,7 +88,7 @@ class DenseInference:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        test = cfg.TEST.SEM_SEG
+        test = cfg.DEEPFUSE_D2.TEST.SEM_SEG
         return {
             "output": test.OUTPUT,
             "tile": test.TILE,
@@ -161,9 +162,9 @@ class DenseInference:
             overlap = _round_up(self.tile_overlap, divisor)
             if overlap >= min(tile):
                 raise ConfigError(
-                    f"TEST.SEM_SEG.TILE and TILE_OVERLAP become {list(tile)} and {overlap} as "
-                    f"multiples of {divisor}, which this network needs; then no tile advances. "
-                    "Give a larger TILE or a smaller TILE_OVERLAP."
+                    f"DEEPFUSE_D2.TEST.SEM_SEG.TILE and TILE_OVERLAP become {list(tile)} and "
+                    f"{overlap} as multiples of {divisor}, which this network needs; then no tile "
+                    "advances. Give a larger TILE or a smaller TILE_OVERLAP."
                 )
             bands = predict_in_tiles(
                 predict,

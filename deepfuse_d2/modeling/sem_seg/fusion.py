@@ -1,4 +1,4 @@
-"""MODEL.SEM_SEG_HEAD.FUSE: how a semantic head merges maps of one size and width."""
+"""DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.FUSE: how a semantic head merges maps of one size and width."""
 
 from collections.abc import Callable
 
@@ -16,12 +16,13 @@ def build_fuse(cfg: CfgNode) -> Callable[[int, int], DeepFuse] | None:
 
     None stands for the plain sum. With MODEL.DEEPFUSE.ZERO_INIT, the block starts as that sum.
     """
-    name = cfg.MODEL.SEM_SEG_HEAD.FUSE
+    name = cfg.DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.FUSE
     if name == "sum":
         return None
     if name != "deepfuse":
         raise ConfigError(
-            f'MODEL.SEM_SEG_HEAD.FUSE = "{name}" is unknown; choose "sum" or "deepfuse".'
+            f'DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.FUSE = "{name}" is unknown; choose "sum" or '
+            '"deepfuse".'
         )
     # the maps come aligned: there is nothing to normalise
     keywords = deepfuse_arguments(cfg) | {"align_norm": ""}

@@ -87,8 +87,8 @@ class OhemCrossEntropy(_PixelLoss):
         if not (0 < probability <= 1 and 0 <= min_kept <= 1):
             raise ConfigError(
                 f"Hard example mining got the probability {probability} (allowed: above 0, up to "
-                f"1; MODEL.SEM_SEG_HEAD.OHEM_PROBABILITY) and the fraction {min_kept} (allowed: 0 "
-                "to 1; MODEL.SEM_SEG_HEAD.OHEM_MIN_KEPT)."
+                f"1; DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.OHEM_PROBABILITY) and the fraction {min_kept} "
+                "(allowed: 0 to 1; DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.OHEM_MIN_KEPT)."
             )
         self.probability = probability
         self.min_kept = min_kept
@@ -124,8 +124,8 @@ class FocalLoss(_PixelLoss):
         super().__init__(ignore_value, class_weights)
         if gamma < 0:
             raise ConfigError(
-                f"The focal loss got gamma {gamma} (MODEL.SEM_SEG_HEAD.FOCAL_GAMMA); it must be 0 "
-                "or more."
+                f"The focal loss got gamma {gamma} (DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.FOCAL_GAMMA); "
+                "it must be 0 or more."
             )
         self.gamma = gamma
 
@@ -182,17 +182,14 @@ class LovaszSoftmax(nn.Module):
         return _mean_of_present(torch.stack(losses), _sizes(probabilities, labels, is_valid))
 
 
-# Name (MODEL.SEM_SEG_HEAD.LOSSES) -> builder(cfg.MODEL.SEM_SEG_HEAD, class weights or None)
-PIXEL_LOSSES: dict[str, Callable[[CfgNode, Tensor | None], nn.Module]] = {
-    "cross_entropy": lambda head, weights: CrossEntropy(head.IGNORE_VALUE, weights),
-    "dice": lambda head, weights: DiceLoss(head.IGNORE_VALUE),
-    "focal": lambda head, weights: FocalLoss(head.IGNORE_VALUE, weights, gamma=head.FOCAL_GAMMA),
-    "lovasz": lambda head, weights: LovaszSoftmax(head.IGNORE_VALUE),
-    "ohem": lambda head, weights: OhemCrossEntropy(
-        head.IGNORE_VALUE,
-        weights,
-        probability=head.OHEM_PROBABILITY,
-        min_kept=head.OHEM_MIN_KEPT,
+# Name (LOSSES) -> builder(ignored label, class weights or None, DEEPFUSE_D2.MODEL.SEM_SEG_HEAD)
+PIXEL_LOSSES: dict[str, Callable[[int, Tensor | None, CfgNode], nn.Module]] = {
+    "cross_entropy": lambda ignored, weights, keys: CrossEntropy(ignored, weights),
+    "dice": lambda ignored, weights, keys: DiceLoss(ignored),
+    "focal": lambda ignored, weights, keys: FocalLoss(ignored, weights, gamma=keys.FOCAL_GAMMA),
+    "lovasz": lambda ignored, weights, keys: LovaszSoftmax(ignored),
+    "ohem": lambda ignored, weights, keys: OhemCrossEntropy(
+        ignored, weights, probability=keys.OHEM_PROBABILITY, min_kept=keys.OHEM_MIN_KEPT
     ),
 }
 
@@ -218,19 +215,19 @@ class SemSegLosses(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        head = cfg.MODEL.SEM_SEG_HEAD
-        weights = _class_weights(head)
+        head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.DEEPFUSE_D2.MODEL.SEM_SEG_HEAD
+        weights = _class_weights(keys.CLASS_WEIGHTS, head.NUM_CLASSES)
         losses = {}
-        for entry in head.LOSSES:
+        for entry in keys.LOSSES:
             if len(entry) != 2 or entry[0] not in PIXEL_LOSSES or not entry[1] > 0:
                 raise ConfigError(
-                    f"MODEL.SEM_SEG_HEAD.LOSSES holds {entry!r}; each entry is a pair of a name, "
-                    f"one of {list(PIXEL_LOSSES)}, and a weight above 0."
+                    f"DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.LOSSES holds {entry!r}; each entry is a pair "
+                    f"of a name, one of {list(PIXEL_LOSSES)}, and a weight above 0."
                 )
-            losses[entry[0]] = (PIXEL_LOSSES[entry[0]](head, weights), entry[1])
+            losses[entry[0]] = (PIXEL_LOSSES[entry[0]](head.IGNORE_VALUE, weights, keys), entry[1])
         if not losses:
             raise ConfigError(
-                "MODEL.SEM_SEG_HEAD.LOSSES is empty; give pairs of a name, one of "
+                "DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.LOSSES is empty; give pairs of a name, one of "
                 f'{list(PIXEL_LOSSES)}, and a weight, such as [["cross_entropy", 1.0]].'
             )
         return {"losses": losses}
@@ -261,14 +258,13 @@ def image_level_loss(logits: Tensor, labels: Tensor, ignore_value: int) -> Tenso
     return _ratio((losses * counts).sum(), counts.sum())
 
 
-def _class_weights(head: CfgNode) -> Tensor | None:
-    values = head.CLASS_WEIGHTS
+def _class_weights(values: list[float], num_classes: int) -> Tensor | None:
     if not values:
         return None
-    if len(values) != head.NUM_CLASSES or min(values) < 0 or max(values) == 0:
+    if len(values) != num_classes or min(values) < 0 or max(values) == 0:
         raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS has {len(values)} values from {min(values)} to "
-            f"{max(values)}; give one for each of the {head.NUM_CLASSES} classes "
+            f"DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS has {len(values)} values from "
+            f"{min(values)} to {max(values)}; give one for each of the {num_classes} classes "
             "(MODEL.SEM_SEG_HEAD.NUM_CLASSES), 0 or more and not all 0, or [] for equal weights."
         )
     return torch.tensor(values, dtype=torch.float32)

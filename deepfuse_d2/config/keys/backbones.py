@@ -1,0 +1,87 @@
+"""Keys of bottom-up networks."""
+
+from detectron2.config import CfgNode as CN
+
+__all__ = ["add"]
+
+
+def add(cfg: CN) -> None:
+    own = cfg.DEEPFUSE_D2
+
+    # Stages of a backbone (ours, or detectron2's ResNet or RegNet) whose activations are computed
+    # again in backward instead of being kept: less memory, a third more time. Any of its stage
+    # names, e.g. ["res3", "res4"], or none.
+    own.MODEL.BACKBONE.CHECKPOINT_STAGES = []
+
+    # build_res2net_backbone; MODEL.RESNETS says the rest: DEPTH (26, 50, 101, 152), NUM_GROUPS,
+    # NORM, STRIDE_IN_1X1 (False in the paper and in all published weights) and so on.
+    cfg.MODEL.RES2NET = CN()
+    # Splits of a block, s in the paper: 1 (a plain ResNet), 2, 4, 6, 8, ...
+    cfg.MODEL.RES2NET.SCALE = 4
+    # Channels of one split in res2, w in the paper: 26, 48, 14, ..., or 64 with scale 1; of each of
+    # NUM_GROUPS groups. For a WIDTH_PER_GROUP of 64, in proportion for another.
+    cfg.MODEL.RES2NET.BASE_WIDTH = 26
+    # Three 3x3 convolutions in the stem instead of one 7x7. True in v1b.
+    cfg.MODEL.RES2NET.DEEP_STEM = False
+    # Shortcuts that change the size average first, then convolve with stride 1. True in v1b.
+    cfg.MODEL.RES2NET.AVG_DOWN = False
+    # The last split of the first block of res2, where the stride is 1, goes through a 3x3 average
+    # pool: so in the authors' code, timm and their weights; False for weights of mmdetection.
+    cfg.MODEL.RES2NET.POOL_STRIDE_1 = True
+    # Start every block as its shortcut; helps training from random weights.
+    cfg.MODEL.RES2NET.ZERO_INIT_RESIDUAL = False
+
+    # build_dla_backbone: deep layer aggregation of Res2Net blocks, which MODEL.RES2NET.{SCALE,
+    # BASE_WIDTH} and MODEL.RESNETS.{NUM_GROUPS, NORM, STRIDE_IN_1X1, OUT_FEATURES} describe.
+    cfg.MODEL.DLA = CN()
+    # Height of the tree of res2, res3, res4, res5: 1 or more; DLA-60 has these.
+    cfg.MODEL.DLA.LEVELS = [1, 2, 3, 1]
+    # Channels that res2, res3, res4, res5 give; even numbers.
+    cfg.MODEL.DLA.CHANNELS = [128, 256, 512, 1024]
+
+    # build_fishnet_backbone
+    cfg.MODEL.FISHNET = CN()
+    # 99, 150 or 201: the blocks of the published networks.
+    cfg.MODEL.FISHNET.DEPTH = 150
+    # Own numbers of blocks instead, at least 1 each: of the ten stages on the main path, and of the
+    # last six on the path beside it. [] takes those of DEPTH.
+    cfg.MODEL.FISHNET.NUM_BLOCKS = []
+    cfg.MODEL.FISHNET.NUM_TRANSFER_BLOCKS = []
+    # Channels of the stem, a multiple of 4; all other widths are proportional. 64 in all published
+    # networks.
+    cfg.MODEL.FISHNET.WIDTH = 64
+    # Normalisation: "BN", "FrozenBN", "SyncBN", "GN" (groups of WIDTH / 4 channels), ...; not "".
+    cfg.MODEL.FISHNET.NORM = "FrozenBN"
+    # Which maps are res2..res5: "head" (320, 832, 1600, 2112 channels) or "body" (320, 512, 768,
+    # 512; without the head, which is then not built).
+    cfg.MODEL.FISHNET.TAPS = "head"
+    # Features to give: any of "res2".."res5"; stages that none of them needs are not built.
+    cfg.MODEL.FISHNET.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # A new norm, of this name, and a ReLU on every feature. Advised for training, because the raw
+    # features are unbounded sums; "" gives the raw ones, as the published network makes them.
+    cfg.MODEL.FISHNET.OUT_NORM_ACT = ""
+
+    # build_timm_backbone: any timm model with feature maps of stride 4 (or 8) to 32, with the extra
+    # "timm". Images are brought from PIXEL_MEAN, PIXEL_STD and INPUT.FORMAT, whatever these are, to
+    # the statistics the model was trained with.
+    cfg.MODEL.TIMM = CN()
+    # One of timm.list_models(), with or without the tag of its weights ("resnet50.a1_in1k").
+    cfg.MODEL.TIMM.NAME = "resnet50"
+    # Start from weights that timm fetches, or has in its cache. Ignored with MODEL.WEIGHTS.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    # A file of weights under timm's names instead (.safetensors, .pth, .bin); nothing is fetched.
+    cfg.MODEL.TIMM.CHECKPOINT = ""
+    # Features to give: some of "res2" (stride 4) .. "res5" (stride 32); [] = all the model has.
+    cfg.MODEL.TIMM.OUT_FEATURES = []
+    # Batch norms of the model: "" (as they are), "FrozenBN", "SyncBN". Other norms stay.
+    cfg.MODEL.TIMM.NORM = ""
+    # Probability, in [0, 1), of stochastic depth; 0 leaves the model's own default.
+    cfg.MODEL.TIMM.DROP_PATH = 0.0
+    # More keyword arguments of timm.create_model, as mappings in a list: for swin, which by itself
+    # takes images of one size only, [{"strict_img_size": False}].
+    cfg.MODEL.TIMM.ARGS = []
+
+    # build_two_scale_backbone: the network for the image and for half of it, any name in
+    # detectron2's BACKBONE_REGISTRY; "" takes MODEL.NECK.BOTTOM_UP, where no neck uses that.
+    cfg.MODEL.TWO_SCALE = CN()
+    cfg.MODEL.TWO_SCALE.BOTTOM_UP = ""
