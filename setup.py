@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 setup(
     packages=[*find_packages(include=["deepfuse_d2*"]), "deepfuse_d2.configs"],
+    py_modules=["deepfuse_command"],
     package_dir={"deepfuse_d2.configs": "configs"},
     package_data={
         "deepfuse_d2.configs": ["**/*.yaml"],

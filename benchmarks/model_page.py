@@ -34,7 +34,7 @@ says how to add to it; the test suite fails where the page is not current.
 
 - **Parameters** are those of the whole model, trained or not; a frozen batch norm has none.
 - **Multiply-adds** are for one image of {SIZE[0]} x {SIZE[1]}, 1000 proposals for the box head and
-  100 detections for the mask head, as `tools/analyze_model.py` counts them.
+  100 detections for the mask head, as `deepfuse analyze` counts them.
 - **Latency** is for one such image in float32, of the model as it is trained, without
   `optimize_for_inference`; below a table stands on what, and from where to where.
 - **Accuracy** is in percent, on the data set that the card names. A star: trained with other

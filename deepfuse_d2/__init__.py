@@ -4,12 +4,17 @@ Importing the package registers its necks, backbones and data sets with detectro
 file and touches neither network nor GPU.
 """
 
-from . import data, modeling  # noqa: F401  (imported for their registrations)
-from .config.checking import check_config
-from .config.keys import add_deepfuse_config
-from .config.loading import load_config
-from .config.recipes import get_config, list_configs
+import sys
+
 from .version import __version__
+
+# Help and completion of the command `deepfuse` ask for nothing of this (deepfuse_command.py).
+if not getattr(sys.modules.get("deepfuse_command"), "is_parsing", False):
+    from . import data, modeling  # noqa: F401  (imported for their registrations)
+    from .config.checking import check_config
+    from .config.keys import add_deepfuse_config
+    from .config.loading import load_config
+    from .config.recipes import get_config, list_configs
 
 __all__ = [
     "__version__",

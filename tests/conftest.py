@@ -59,6 +59,14 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
+def deepfuse():
+    """``deepfuse("check-data", "pennfudan_val")`` runs that command; returns its exit code."""
+    from deepfuse_d2.cli.main import main
+
+    return lambda *words: main(list(map(str, words)))
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real photographs and weights; the test is skipped where there is none."""
     folder = REPOSITORY.parent / "shared" / "data"

@@ -1,4 +1,4 @@
-"""Ablations: settings x seeds trained, evaluated and compared. tools/ablate.py is the command."""
+"""Ablations: settings x seeds trained, evaluated and compared. deepfuse ablate is the command."""
 
 from .plan import Cell, Plan, load_plan
 from .records import read_record

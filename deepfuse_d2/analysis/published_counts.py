@@ -1,13 +1,9 @@
-#!/usr/bin/env python3
-"""Parameters of every semantic head beside the published numbers: python tools/count_parameters.py
+"""Parameters of every semantic head beside the published numbers.
 
 Published are counts printed by the authors or in their code (marked *), and otherwise sums over the
-layers the papers describe. Nothing is allocated: modules are built without memory. The exit code is
-1 if a count differs.
+layers the papers describe. Nothing is allocated: modules are built without memory.
 """
 
-import argparse
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +12,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_backbone
 from tabulate import tabulate
 
-from deepfuse_d2 import add_deepfuse_config
+from ..config.keys import add_deepfuse_config
+
+__all__ = ["ROWS", "Row", "compare_counts", "count"]
 
 RESNET = ["res2", "res3", "res4", "res5"]
 HALF = [f"half_{name}" for name in RESNET]
@@ -146,11 +144,8 @@ def count(row: Row) -> int:
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args()
+def compare_counts() -> tuple[str, bool]:
+    """A table of all rows, and whether one of them differs from what is published."""
     table, differs = [], False
     for row in ROWS:
         ours = count(row)
@@ -162,10 +157,5 @@ def main() -> int:
         table.append([row.head, row.settings, f"{ours:,}", published, difference])
     headers = ["head", "settings", "ours", "published", "difference"]
     align = ("left", "left", "right", "right", "right")
-    print(tabulate(table, headers, tablefmt="github", colalign=align, disable_numparse=True))
-    print("\n21 classes where none are given. * printed by the authors, others summed by layer.")
-    return int(differs)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    text = tabulate(table, headers, tablefmt="github", colalign=align, disable_numparse=True)
+    return text, differs

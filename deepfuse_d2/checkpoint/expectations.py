@@ -65,7 +65,7 @@ def check_expectations(expected: Mapping[str, Any], found: Mapping[str, Any], or
     if wrong:
         raise WeightsError(
             f"{origin} weights do not fit this config: {'; '.join(wrong)}. Set these keys in the "
-            "yaml or on the command line; tools/convert_weights.py writes them as a yaml."
+            "yaml or on the command line; deepfuse convert writes them as a yaml."
         )
 
 
@@ -81,7 +81,7 @@ def checked_metadata(metadata: Any, path: str) -> tuple[str, dict[str, Any]]:
         raise WeightsError(
             f"{path} says in a way that cannot be understood what its weights expect: {metadata}. "
             "It was written by another version of deepfuse_d2, or by hand; convert the original "
-            "file again with tools/convert_weights.py."
+            "file again with deepfuse convert."
         )
     return origin, expected
 

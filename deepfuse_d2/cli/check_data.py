@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Look at every file of data sets before a training does: counts, classes, sizes, problems.
 
-    python tools/check_dataset.py minicity_fine_instance_seg_train minicity_fine_instance_seg_val
-    python tools/check_dataset.py --config-file my.yaml       # all of DATASETS.TRAIN and TEST
+    deepfuse check-data minicity_fine_instance_seg_train minicity_fine_instance_seg_val
+    deepfuse check-data --config-file my.yaml       # all of DATASETS.TRAIN and TEST
 
 Prints one table and the problems, and draws one contact sheet, the images with problems first.
 Exit code: 0, training would run (there may be warnings); 1, it would fail; 2, wrong arguments.
@@ -11,55 +10,49 @@ Exit code: 0, training would run (there may be warnings); 1, it would fail; 2, w
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
-from tabulate import tabulate
-from tqdm import tqdm
-from visualize_data import draw_sample
+from ..errors import ConfigError
+from .arguments import add_config_file
 
-from deepfuse_d2.data.check import Problem, Report, check_dataset, duplicates_between
-from deepfuse_d2.engine import check_config, load_config
-from deepfuse_d2.errors import ConfigError, UserError
-from deepfuse_d2.visualization import sheet
+if TYPE_CHECKING:
+    from ..data.check import Problem, Report
+
+__all__ = ["add_arguments", "run"]
 
 SHOWN = 10
-BAR = 22  # pixels above each tile of the sheet
-RED, GREY = (30, 30, 200), (70, 70, 70)  # BGR
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help="registered names")
-    parser.add_argument("--config-file", default="", metavar="FILE", help="for DATASETS.EXTRA")
+    add_config_file(parser, required=False, default="", help="for DATASETS.EXTRA")
     parser.add_argument(
         "--sheet", type=Path, default=Path("output/check_dataset.png"), metavar="PNG",
         help="contact sheet (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--num", type=int, default=12, help="pictures on the sheet; 0 for none")
     parser.add_argument("--all", action="store_true", help=f"all problems, not {SHOWN} a data set")
-    args = parser.parse_args(argv)
-    try:
-        names = choose(args.datasets, args.config_file)
-        if args.num < 0 or args.sheet.suffix.lower() != ".png":
-            raise ConfigError("--num is 0 or more, and --sheet a path ending in .png.")
-        reports = [check(name) for name in names]
-        shared = duplicates_between(reports)
-        print(table(reports))
-        for report in reports:
-            tell(report.name, report.problems, None if args.all else SHOWN)
-        tell("between data sets", shared, None)
-        if args.num and any(report.records for report in reports):
-            save(draw(reports, args.num), args.sheet)
-            print(f"\nContact sheet: {args.sheet}")
-    except UserError as error:
-        print(f"check_dataset.py: {error}", file=sys.stderr)
-        return 2
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.num < 0 or args.sheet.suffix.lower() != ".png":
+        raise ConfigError("--num is 0 or more, and --sheet a path ending in .png.")
+    names = choose(args.datasets, args.config_file)
+
+    from ..data.check import duplicates_between
+    from ..visualization.checked import draw_checked
+
+    reports = [check_one(name) for name in names]
+    shared = duplicates_between(reports)
+    print(table(reports))
+    for report in reports:
+        tell(report.name, report.problems, None if args.all else SHOWN)
+    tell("between data sets", shared, None)
+    if args.num and any(report.records for report in reports):
+        save(draw_checked(reports, args.num), args.sheet)
+        print(f"\nContact sheet: {args.sheet}")
     failing = [report.name for report in reports if report.errors]
     print(f"\nTraining would fail on {', '.join(failing)}." if failing else "\nTraining would run.")
     return 1 if failing else 0
@@ -67,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def choose(names: list[str], config_file: str) -> list[str]:
     """Returns the names to check: those given, or those of the config."""
+    from ..config.checking import check_config
+    from ..config.loading import load_config
+
     cfg = load_config(config_file, ["MODEL.DEVICE", "cpu"])
     if not names:
         names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
@@ -77,13 +73,19 @@ def choose(names: list[str], config_file: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check(name: str) -> Report:
+def check_one(name: str) -> Report:
+    from tqdm import tqdm
+
+    from ..data.check import check_dataset
+
     with tqdm(desc=name, unit="image", delay=1.0) as bar:
         return check_dataset(name, progress=bar.update)
 
 
 def table(reports: Sequence[Report]) -> str:
     """One column a data set, one row a figure."""
+    from tabulate import tabulate
+
     rows = []
     for section in (_counts, _areas, _instances, _pixels, _problems):
         columns = [section(report) for report in reports]
@@ -116,6 +118,8 @@ def _areas(report: Report) -> dict[str, str]:
     areas = report.areas()
     if not areas.size:
         return {}
+    import numpy as np
+
     small, medium = np.searchsorted(areas, [32**2, 96**2])
     return {
         "instances": f"{areas.size}",
@@ -165,53 +169,9 @@ def tell(title: str, problems: Sequence[Problem], most: int | None) -> None:
         print(f"  and {len(ordered) - most} more (--all)")
 
 
-def draw(reports: Sequence[Report], count: int) -> np.ndarray:
-    """A sheet of `count` pictures, as many of each data set; those with problems come first."""
-    tiles = []
-    for number, report in enumerate(reports):
-        # what one does not use up goes to the next
-        left = (count - len(tiles)) // (len(reports) - number)
-        for index in chosen(report, left):
-            tiles.append(tile(report, index))
-    return sheet(tiles, columns=min(4, len(tiles)))
+def save(image, path: Path) -> None:
+    import cv2
 
-
-def chosen(report: Report, count: int) -> list[int]:
-    """Returns records to show: up to half of them with problems, the others spread evenly."""
-    bad = [i for i, facts in enumerate(report.facts) if facts.problems]
-    bad = bad[: max(count // 2, 1)] if count else []
-    good = [i for i, facts in enumerate(report.facts) if not facts.problems]
-    picks = np.linspace(0, len(good) - 1, min(count - len(bad), len(good))).astype(int)
-    return bad + [good[i] for i in picks]
-
-
-def tile(report: Report, index: int, width: int = 384) -> np.ndarray:
-    """A picture with its labels under a bar with its name, red where there is a problem."""
-    record, facts = report.records[index], report.facts[index]
-    try:
-        picture = draw_sample(record, report.name, width)
-    except Exception as error:  # what is broken can fail anywhere in the drawing
-        picture = np.full((width // 2, width, 3), 230, np.uint8)
-        _write(picture, f"cannot be drawn ({type(error).__name__})", (8, width // 4), GREY)
-    bar = np.full((BAR, width, 3), RED if facts.problems else GREY, np.uint8)
-    name = Path(record["file_name"]).name
-    text = f"{report.name}: {name}" if len(report.name + name) < 48 else name
-    _write(bar, text, (6, 15), (255, 255, 255))
-    sample = np.concatenate([bar, picture])
-    if facts.problems:
-        cv2.rectangle(sample, (0, 0), (width - 1, sample.shape[0] - 1), RED, 4)
-    return sample
-
-
-def _write(image: np.ndarray, text: str, at: tuple[int, int], color: tuple[int, int, int]) -> None:
-    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, color, 1, cv2.LINE_AA)
-
-
-def save(image: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image):
         raise ConfigError(f"Cannot write {path}; choose another --sheet.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

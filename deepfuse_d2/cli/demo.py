@@ -1,31 +1,31 @@
-#!/usr/bin/env python3
 """Serve a page to look at trained models: drop a photo, choose models, slide the threshold.
 
-python tools/demo_page.py
-python tools/demo_page.py --model config.yaml model_final.pth --port 8000
+    deepfuse demo
+    deepfuse demo --model config.yaml model_final.pth --port 8000
 
 Offers the models below output/ (config.yaml beside model_final.pth) and those given. Needs the
 extra "demo". Stop it with Ctrl-C.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectron2.data import DatasetCatalog
+from ..errors import DatasetError, UserError
 
-from deepfuse_d2.demo import DemoModel, TrainedModel, find_models
-from deepfuse_d2.demo.page import Gallery, serve
-from deepfuse_d2.errors import DatasetError, UserError
+if TYPE_CHECKING:
+    from ..demo import TrainedModel
+
+__all__ = ["add_arguments", "run"]
 
 _FRAMES = 24
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", default="output", metavar="DIR", help="trained models lie below it"
     )
@@ -44,18 +44,14 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, help="config overrides KEY VALUE ...")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    try:
-        run(args)
-    except UserError as error:
-        sys.exit(f"demo_page.py: {error}")
-    except KeyboardInterrupt:
-        print()
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..demo import DemoModel, find_models
+    from ..demo.page import Gallery, serve
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     models = [given(*pair) for pair in args.model] + find_models(args.output)
     if not models:
         raise UserError(
@@ -70,19 +66,26 @@ def run(args: argparse.Namespace) -> None:
     server = serve(gallery, args.host, args.port)
     host = f"[{args.host}]" if ":" in args.host else args.host
     print(f"{len(models)} models at http://{host}:{server.port}/ (stop with Ctrl-C)", flush=True)
-    server.serve_forever()
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print()
 
 
 def given(config: str, weights: str) -> TrainedModel:
     for path in (config, weights):
         if not Path(path).is_file():
             raise UserError(f"--model: {path} does not exist; give a config and a weights file.")
+    from ..demo import TrainedModel
+
     folder = Path(weights).resolve().parent.name
     return TrainedModel(f"{folder}/{Path(weights).name}", Path(config), Path(weights))
 
 
 def frames_of(dataset: str) -> list[Path]:
     """Up to 24 pictures, spread evenly over a data set; none, and a warning, if it is not there."""
+    from detectron2.data import DatasetCatalog
+
     if dataset not in DatasetCatalog:
         raise UserError(f'--dataset "{dataset}" is not registered; datasets/README.md lists them.')
     try:
@@ -93,7 +96,3 @@ def frames_of(dataset: str) -> list[Path]:
     step = max(len(records) / _FRAMES, 1)
     count = min(len(records), _FRAMES)
     return [Path(records[int(k * step)]["file_name"]) for k in range(count)]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,30 +1,28 @@
-#!/usr/bin/env python3
-"""Suggest a learning rate: raises it step by step, and draws what the loss does.
+"""Suggest a learning rate: raise it step by step, and draw what the loss does.
 
-python tools/find_lr.py --config-file configs/... --output output/find_lr.png [KEY VALUE ...]
+    deepfuse find-lr --config-file FILE --output output/find_lr.png [KEY VALUE ...]
 
 Writes the plot, and the same name with .json; nothing of the model is kept. The suggestion is the
 rate at which the smoothed loss falls fastest: a BASE_LR to start from, for the config's own batch.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import EventStorage
-from tqdm import tqdm
+from .arguments import add_config_file, add_overrides
 
-from deepfuse_d2.checkpoint import DeepFuseCheckpointer
-from deepfuse_d2.engine import Trainer, check_config, load_config
-from deepfuse_d2.engine.solver.lr_finder import Curve, range_test
-from deepfuse_d2.errors import UserError
+if TYPE_CHECKING:
+    from ..engine.solver.lr_finder import Curve
+
+__all__ = ["add_arguments", "run"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--config-file", required=True, metavar="FILE")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_file(parser)
     parser.add_argument("--output", type=Path, default=Path("output/find_lr.png"), metavar="PNG")
     parser.add_argument("--start", type=float, default=1e-6, help="first learning rate")
     parser.add_argument("--end", type=float, default=1.0, help="last learning rate")
@@ -32,19 +30,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--smoothing", type=float, default=0.9, help="of the loss, in [0, 1); 0 for none"
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides KEY VALUE ...")
-    args = parser.parse_args(argv)
-    try:
-        curve = test(args)
-    except UserError as error:
-        print(f"find_lr.py: {error}", file=sys.stderr)
-        return 2
+    add_overrides(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    curve = test(args)
     suggestion = curve.suggest()
     write(curve, suggestion, args.output)
     if suggestion is None:
         print(
             "The loss never fell. Start lower (--start), take more --steps, or check the data "
-            f"(tools/visualize_data.py). Curve: {args.output}"
+            f"(deepfuse visualize-data). Curve: {args.output}"
         )
         return 1
     print(f"Suggested SOLVER.BASE_LR: {suggestion:.2g} ({len(curve.rates)} steps; {args.output})")
@@ -52,6 +48,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def test(args: argparse.Namespace) -> Curve:
+    from detectron2.utils.env import seed_all_rng
+    from detectron2.utils.events import EventStorage
+    from tqdm import tqdm
+
+    from ..checkpoint import DeepFuseCheckpointer
+    from ..config.checking import check_config
+    from ..config.loading import load_config
+    from ..engine import Trainer
+    from ..engine.solver.lr_finder import Curve, range_test
+
     cfg = load_config(args.config_file, args.opts)
     check_config(cfg)
     seed_all_rng(max(cfg.SEED, 0))
@@ -103,7 +109,3 @@ def write(curve: Curve, suggestion: float | None, output: Path) -> None:
         "smoothed": curve.smoothed().tolist(),
     }
     output.with_suffix(".json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Install detectron2 from a package index, without a compiler.
 
 Detectron2 has had no release on the package index since 2021. The package ``sal-detectron2`` holds
@@ -13,8 +12,10 @@ What is missing without the compiled file: deformable convolution, rotated boxes
 ``--from-git`` builds the official repository instead (needs a C++ compiler and git).
 
 Nothing is installed before the repacked wheel is complete; pip then installs it as a whole.
-Only the standard library is used, so any python >= 3.10 can run this file.
+Only the standard library is used, so any python >= 3.10 can run this file by itself.
 """
+
+from __future__ import annotations
 
 import argparse
 import base64
@@ -26,6 +27,11 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+__all__ = ["NEEDS_PACKAGE", "add_arguments", "run"]
+
+# The package needs what is installed here.
+NEEDS_PACKAGE = False
 
 REQUIREMENT = "sal-detectron2==0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
@@ -57,10 +63,7 @@ class InstallError(Exception):
     """A failure whose message tells the user what to do next."""
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], epilog="See the head of this file for the details."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-git", action="store_true", help="build the official repository (needs git and g++)"
     )
@@ -76,13 +79,23 @@ def main(argv=None):
         metavar="DIR",
         help="only write the repacked wheel to DIR (to carry it to a machine without a network)",
     )
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
     try:
         install(args)
     except InstallError as error:
         print(f"install_detectron2: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 def install(args):

@@ -1,33 +1,37 @@
-#!/usr/bin/env python3
-r"""Submit a training to Slurm, by submitit (the extra "slurm"); it is queued again when it must go.
+"""Submit a training to Slurm, by submitit (the extra "slurm"); it is queued again when it must go.
 
-python tools/submit_slurm.py --nodes 8 --gpus-per-node 8 --hours 24 --partition gpu -- \
-    --config-file configs/Cityscapes/mask_rcnn_R_50_DeepFuseFPN.yaml OUTPUT_DIR output/run1
+    deepfuse submit --nodes 8 --gpus-per-node 8 --hours 24 --partition gpu -- \\
+        Cityscapes/mask_rcnn_R_50_DeepFuseFPN OUTPUT_DIR output/run1
 
-What follows "--" are the arguments of train_net.py. One process a GPU is started; the group is
+What follows "--" are the arguments of deepfuse train. One process a GPU is started; the group is
 joined by --dist-url env://. Before the time is up, or when the cluster wants the machines for
 somebody else, the job is queued again with --resume. --local runs the same on this machine.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import signal
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from ..errors import UserError
+from .arguments import config_and_overrides
+
+__all__ = ["Training", "add_arguments", "check", "run"]
 
 
 class Training:
     """What runs in each process of the job.
 
     Args:
-        arguments: of train_net.py.
+        arguments: of ``deepfuse train``.
     """
 
     def __init__(self, arguments: list[str]):
         self.arguments = arguments
+        # paths among the arguments are relative to it
+        self.folder = os.getcwd()
 
     def __call__(self) -> None:
         import submitit
@@ -35,24 +39,22 @@ class Training:
         # RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Slurm gives a
         # task all GPUs of its machine, and LOCAL_RANK says which is its own.
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        os.chdir(REPOSITORY)
-        sys.path.insert(0, str(REPOSITORY))
-        from detectron2.engine import default_argument_parser
-
-        import train_net
-        from deepfuse_d2.engine import launch
-        from deepfuse_d2.engine.distributed.preemption import Preempted
+        os.chdir(self.folder)
+        from ..engine.distributed.preemption import Preempted
+        from .main import main
 
         requeue = take_over_warning()
-        args = default_argument_parser().parse_args(["--dist-url", "env://", *self.arguments])
         try:
-            launch(train_net.run, args)
+            code = main(["train", "--dist-url", "env://", *self.arguments])
         except Preempted:
             if requeue is None:
                 raise
             # A checkpoint is written. This queues the job again from the first process, and
             # returns in the others: if they ended with an error, Slurm might end the first.
             requeue(signal.SIGUSR2, None)
+        else:
+            if code:
+                raise SystemExit(code)
 
     def checkpoint(self):
         """What submitit queues again after a timeout or a preemption: the same, resumed."""
@@ -79,11 +81,8 @@ def take_over_warning() -> Callable | None:
     return requeue
 
 
-def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Options of the job, and the arguments of train_net.py."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], usage="%(prog)s [options] -- TRAIN_NET_ARGUMENTS"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s [options] -- ARGUMENTS_OF_TRAIN"
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus-per-node", type=int, default=8, help="0: one CPU process a node")
     parser.add_argument("--cpus-per-gpu", type=int, default=8, help="for data-loader workers")
@@ -97,14 +96,16 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]
     parser.add_argument("--logs", default="output/slurm", help="folder, readable by all nodes")
     parser.add_argument("--requeues", type=int, default=20, help="after so many timeouts it ends")
     parser.add_argument("--local", action="store_true", help="run here, without Slurm")
-    argv = sys.argv[1:] if argv is None else argv
-    if "--" not in argv:
-        parser.error('the arguments of train_net.py follow "--", e.g. -- --config-file FILE')
-    split = argv.index("--")
-    args, training = parser.parse_args(argv[:split]), argv[split + 1 :]
-    if "--config-file" not in training:
-        parser.error('no --config-file among the arguments of train_net.py, behind "--"')
-    return args, training
+
+
+def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    from .main import parse
+
+    if not args.behind:
+        parser.error('the arguments of deepfuse train follow "--", e.g. -- --config-file FILE')
+    training = parse(["train", *args.behind])
+    if not config_and_overrides(training)[0]:
+        parser.error('no recipe and no --config-file among the arguments of train, behind "--"')
 
 
 def parameters(args: argparse.Namespace) -> dict:
@@ -130,29 +131,21 @@ def parameters(args: argparse.Namespace) -> dict:
     return given
 
 
-def main(argv: list[str] | None = None) -> int:
-    args, training = parse(argv)
+def run(args: argparse.Namespace) -> None:
     try:
         import submitit
-    except ImportError:
-        print(
-            'submit_slurm.py: the package submitit is missing: pip install "deepfuse-d2[slurm]". '
-            "Without it, srun torchrun starts the same; docs/scaling.md has the lines.",
-            file=sys.stderr,
-        )
-        return 2
+    except ImportError as error:
+        raise UserError(
+            'The package submitit is missing: pip install "deepfuse-d2[slurm]". '
+            "Without it, srun torchrun starts the same; docs/scaling.md has the lines."
+        ) from error
     executor = submitit.AutoExecutor(
         folder=f"{args.logs}/%j",
         cluster="local" if args.local else None,
         **({} if args.local else {"slurm_max_num_timeout": args.requeues}),
     )
     executor.update_parameters(**parameters(args))
-    job = executor.submit(Training(training))
+    job = executor.submit(Training(args.behind))
     print(f"Job {job.job_id}; log of the first process: {job.paths.stdout}")
     if args.local:
         job.result()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,21 +1,73 @@
-#!/usr/bin/env python3
-"""Train or evaluate a model: python train_net.py --config-file configs/... [KEY VALUE ...]
+"""Train a model from a recipe or a config, and evaluate it.
 
-The options are detectron2's: --eval-only, --resume, --num-gpus N (on a machine without GPUs: N CPU
-processes), --num-machines, --machine-rank, --dist-url. torchrun works as well.
+    deepfuse train MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick OUTPUT_DIR output/quick
+    deepfuse train --config-file my.yaml --resume --num-gpus 8 SOLVER.BASE_LR 0.01
+
+The options are detectron2's; torchrun works as well (torchrun ... -m deepfuse_d2 train). On a
+machine without GPUs --num-gpus N starts N processes on the CPU. docs/training.md says how to train
+fast, and docs/scaling.md how on several machines.
 """
 
+from __future__ import annotations
+
+import argparse
+import os
 import sys
 
-from detectron2.engine import default_argument_parser
-from detectron2.utils import comm
+from ..errors import UserError
+from .arguments import add_recipe, config_and_overrides
 
-from deepfuse_d2.checkpoint import DeepFuseCheckpointer
-from deepfuse_d2.engine import Trainer, launch, setup
-from deepfuse_d2.errors import UserError
+__all__ = ["add_arguments", "add_launch_arguments", "run", "run_in_process"]
 
 
-def main(args):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_launch_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR, if it can")
+    parser.add_argument("--eval-only", action="store_true", help="train nothing (deepfuse eval)")
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is evaluated or trained, and on how many processes."""
+    add_recipe(parser)
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="of this machine")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="counted from 0")
+    # As detectron2 does it: two users of a machine do not meet at one port.
+    user = os.getuid() if hasattr(os, "getuid") else 1
+    port = 2**15 + 2**14 + hash(user) % 2**14
+    parser.add_argument(
+        "--dist-url", default=f"tcp://127.0.0.1:{port}", metavar="URL",
+        help="where the processes meet: auto, env://, or tcp://HOST:PORT (default: %(default)s)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..config.recipes import find_config
+    from ..engine.distributed.launch import launch
+
+    args.config_file, args.opts = config_and_overrides(args)
+    if args.config_file:
+        args.config_file = find_config(args.config_file)
+    launch(run_in_process, args)
+
+
+def run_in_process(args: argparse.Namespace) -> None:
+    """Train or evaluate in one process of the group; a mistake is told by the first of them."""
+    from detectron2.utils import comm
+
+    try:
+        train(args)
+    except UserError as error:
+        if comm.is_main_process():
+            print(f"{args.prog}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def train(args: argparse.Namespace):
+    """Set up, then train; or evaluate alone, with ``args.eval_only``."""
+    from ..checkpoint import DeepFuseCheckpointer
+    from ..engine import Trainer, setup
+
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
@@ -27,21 +79,3 @@ def main(args):
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
-
-
-def run(args):
-    """main(args), where a mistake of the user ends in its message alone."""
-    try:
-        main(args)
-    except UserError as error:
-        if comm.is_main_process():
-            print(f"train_net.py: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
-    try:
-        launch(run, args)
-    except UserError as error:
-        sys.exit(f"train_net.py: {error}")

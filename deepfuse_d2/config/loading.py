@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..files import CACHE_VARIABLE
 from .flatten import flatten
 from .keys import add_deepfuse_config
+from .recipes import find_config
 
 __all__ = ["load_config"]
 
@@ -21,17 +22,15 @@ __all__ = ["load_config"]
 def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
     """detectron2's defaults with our keys, then `config_file`, then the ``KEY VALUE`` pairs `opts`.
 
-    Registers the data sets of DATASETS.EXTRA, and from then on CACHE.FOLDER holds.
+    `config_file` is a yaml or the name of a recipe. Registers the data sets of DATASETS.EXTRA, and
+    from then on CACHE.FOLDER holds.
 
     A config that asks for CUDA where there is none gets MODEL.DEVICE "cpu" and one warning.
     """
     cfg = get_cfg()
     add_deepfuse_config(cfg)
     if config_file:
-        if not os.path.isfile(config_file):
-            raise ConfigError(
-                f"Config file {config_file} does not exist (folder: {os.getcwd()}). See configs/."
-            )
+        config_file = find_config(config_file)
         with _config_errors(cfg, f"In {config_file}"):
             # The unsafe loader, detectron2's default, lets a yaml run code.
             cfg.merge_from_file(config_file, allow_unsafe=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-__all__ = ["config_path", "get_config", "list_configs"]
+__all__ = ["config_path", "find_config", "get_config", "list_configs"]
 
 # A wheel has the configs inside the package (setup.py); a source tree has them beside it.
 _FOLDERS = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
@@ -81,6 +82,23 @@ def config_path(name: str) -> Path:
             "deepfuse_d2.config.loading.load_config(file)."
         )
     return _root() / f"{wanted}.yaml"
+
+
+def find_config(name: str) -> str:
+    """Return the path of a config that a user names: a yaml file, or a recipe.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if os.path.isfile(name):
+        return name
+    if name.removesuffix(".yaml") in list_configs():
+        return str(config_path(name))
+    hint = _hint(name.removesuffix(".yaml"), list_configs())
+    raise ConfigError(
+        f"Config file {name} does not exist (folder: {os.getcwd()}), and no recipe has that name. "
+        f"{hint}deepfuse recipes lists them."
+    )
 
 
 def _root() -> Path:

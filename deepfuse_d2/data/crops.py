@@ -1,18 +1,8 @@
-#!/usr/bin/env python3
-"""Cut the objects of a data set out, a folder a class: images to pre-train a classifier on.
-
-    python tools/crop_objects.py minicity_fine_instance_seg_train --output output/objects/train
-    python tools/pretrain_classifier.py --images output/objects/train ...
-
-A crop is the object's box and a margin, as the image shows it. Groups (iscrowd) are left out, and
-boxes whose longer side has fewer than --min-size pixels.
-"""
+"""The objects of a data set cut out, a folder a class: images to pre-train a classifier on."""
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,55 +14,41 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from tqdm import tqdm
 
-from deepfuse_d2.engine import check_config, load_config
-from deepfuse_d2.errors import ConfigError, DatasetError, UserError
+from ..errors import ConfigError, DatasetError
+
+__all__ = ["crop_objects"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("dataset", metavar="DATASET", help="registered name")
-    parser.add_argument("--config-file", default="", metavar="FILE", help="for DATASETS.EXTRA")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new one")
-    parser.add_argument(
-        "--margin", type=float, default=0.2, help="on each side, of the box's (default: 0.2)"
-    )
-    parser.add_argument("--min-size", type=int, default=16, help="pixels (default: 16)")
-    args = parser.parse_args(argv)
-    try:
-        print(table(crop_objects(args)))
-    except UserError as error:
-        print(f"crop_objects.py: {error}", file=sys.stderr)
-        return 2
-    print(f"In {args.output}")
-    return 0
+def crop_objects(dataset: str, output: Path, margin: float, min_size: int) -> Counter[str]:
+    """Write the crops; return how many of each class.
 
+    Groups (iscrowd) are left out.
 
-def crop_objects(args: argparse.Namespace) -> Counter[str]:
-    """Write the crops; returns how many of each class."""
-    if args.margin < 0 or args.min_size < 1:
+    Args:
+        dataset: registered name.
+        output: a folder that is not there, or is empty.
+        margin: on each side, as a part of the box's.
+        min_size: of a box's longer side, in pixels; smaller objects are left out.
+    """
+    if margin < 0 or min_size < 1:
         raise ConfigError("--margin is 0 or more and --min-size 1 or more.")
-    if args.output.exists() and any(args.output.iterdir()):
-        raise ConfigError(f"--output {args.output} is not empty; give a new folder.")
-    # whose names are checked there
-    overrides = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "DATASETS.TEST", str((args.dataset,))]
-    check_config(load_config(args.config_file, overrides))
-    records = DatasetCatalog.get(args.dataset)
-    classes = getattr(MetadataCatalog.get(args.dataset), "thing_classes", None)
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(f"--output {output} is not empty; give a new folder.")
+    records = DatasetCatalog.get(dataset)
+    classes = getattr(MetadataCatalog.get(dataset), "thing_classes", None)
     if not classes or not any(record.get("annotations") for record in records):
-        raise DatasetError(f'The data set "{args.dataset}" has no objects (annotations).')
-    folders = [args.output / folder_name(name) for name in classes]
+        raise DatasetError(f'The data set "{dataset}" has no objects (annotations).')
+    folders = [output / folder_name(name) for name in classes]
     if len(set(folders)) < len(folders):
         raise DatasetError(f"Classes {list(classes)} give no folder of their own each.")
 
     counts = Counter(dict.fromkeys(classes, 0))
     for number, record in enumerate(tqdm(records, unit="image")):
         image = None
-        for index, (label, box) in enumerate(objects(record, args.min_size)):
+        for index, (label, box) in enumerate(objects(record, min_size)):
             if image is None:
                 image = read_image(record["file_name"], format="BGR")
-            crop = cut(image, box, args.margin)
+            crop = cut(image, box, margin)
             if crop.size:
                 folders[label].mkdir(parents=True, exist_ok=True)
                 file = folders[label] / f"{number:06d}_{index:03d}.png"
@@ -102,13 +78,3 @@ def cut(image: np.ndarray, box: np.ndarray, margin: float) -> np.ndarray:
     low = np.maximum(np.floor(box[:2] - more), 0).astype(int)
     high = np.minimum(np.ceil(box[2:] + more), image.shape[1::-1]).astype(int)
     return image[low[1] : high[1], low[0] : high[0]]
-
-
-def table(counts: Counter[str]) -> str:
-    from tabulate import tabulate
-
-    return tabulate([*counts.items(), ("all", counts.total())], ["class", "objects"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

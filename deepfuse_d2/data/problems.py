@@ -42,7 +42,7 @@ def report(problems: Sequence[str]) -> None:
     elif problems:
         others = len(problems) - 1
         more = f" So it is with {others} other file{'s' if others > 1 else ''}: " if others else ""
-        raise DatasetError(problems[0] + more + ("tools/check_dataset.py lists them." * bool(more)))
+        raise DatasetError(problems[0] + more + ("deepfuse check-data lists them." * bool(more)))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Trained models on a user's own pictures: what tools/demo.py and the page of `make demo` share.
+"""Trained models on a user's own pictures: what deepfuse predict and the page of `make demo` share.
 
 The page itself, :mod:`.page`, needs the extra `demo` and is imported by the command that serves it.
 """

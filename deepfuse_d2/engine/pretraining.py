@@ -1,21 +1,12 @@
-#!/usr/bin/env python3
-"""Train a config's bottom-up network to classify images, every stage of it (semantic supervision).
+"""Training of a bottom-up network to classify images, every stage of it (semantic supervision).
 
-    python tools/pretrain_classifier.py --config-file configs/VOC/sem_seg_X_101_ExFuse.yaml \\
-        --images FOLDER --output output/pretrained.pth [KEY VALUE ...]
-
-FOLDER has one folder of images a class (torchvision's ImageFolder). Each stage gets a classifier of
-its own, as in ExFuse (arXiv 1804.03821); losses are summed with --weights. The file written holds
-the bottom-up network alone: MODEL.WEIGHTS loads it into any model with that network.
-
-This is a plain training loop for networks without public weights, such as the rearranged ResNet,
-and for small data; ImageNet at full length asks for a cluster and a loop made for it.
+Each stage gets a classifier of its own, as in ExFuse (arXiv 1804.03821). This is a plain training
+loop for networks without public weights, such as the rearranged ResNet, and for small data;
+ImageNet at full length asks for a cluster and a loop made for it.
 """
 
-import argparse
 import logging
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -23,67 +14,67 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.utils.logger import setup_logger
 from torch.utils.data import DataLoader
 
-from deepfuse_d2.checkpoint import DeepFuseCheckpointer
-from deepfuse_d2.checkpoint.writing import check_suffix, write_weights
-from deepfuse_d2.config.look_up import look_up
-from deepfuse_d2.engine import load_config
-from deepfuse_d2.errors import ConfigError, DatasetError, UserError
-from deepfuse_d2.modeling.backbone.protocol import networks_of
-from deepfuse_d2.modeling.sem_seg.semantic_supervision import SupervisedClassifier
+from ..checkpoint import DeepFuseCheckpointer
+from ..checkpoint.writing import check_suffix, write_weights
+from ..config.look_up import look_up
+from ..errors import ConfigError, DatasetError
+from ..modeling.backbone.protocol import networks_of
+from ..modeling.sem_seg.semantic_supervision import SupervisedClassifier
 
-logger = logging.getLogger("deepfuse_d2.pretrain_classifier")
+__all__ = ["pretrain"]
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.pth")
-    parser.add_argument("--val-images", type=Path, metavar="FOLDER", help="report accuracy on it")
-    parser.add_argument("--epochs", type=int, default=90)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--size", type=int, default=224, help="side of the crops, in pixels")
-    parser.add_argument("--lr", type=float, default=0.1, help="for 256 images a batch; scaled")
-    parser.add_argument("--weight-decay", type=float, default=1e-4)
-    parser.add_argument("--width", type=int, default=256, help="channels of the classifiers")
-    parser.add_argument(
-        "--weights", type=float, nargs="+", default=[1.0], metavar="W",
-        help="of the stages' losses from fine to coarse, or one for all (default: 1)",
-    )  # fmt: skip
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    args = parser.parse_intermixed_args()
-    setup_logger(name="deepfuse_d2", abbrev_name="df2")
-    try:
-        pretrain(args)
-    except UserError as error:
-        print(f"pretrain_classifier.py: {error}", file=sys.stderr)
-        sys.exit(2)
+logger = logging.getLogger(__name__)
 
 
-def pretrain(args: argparse.Namespace) -> None:
-    """Train as the arguments say and write the bottom-up network."""
-    check_suffix(args.output)
-    for name in ("epochs", "batch", "size", "width"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(args, name)}; it must be 1 or more.")
-    torch.manual_seed(args.seed)
-    cfg = load_config(args.config_file, args.opts)
+def pretrain(
+    cfg: CfgNode,
+    images: Path,
+    output: Path,
+    *,
+    val_images: Path | None = None,
+    epochs: int = 90,
+    batch: int = 64,
+    size: int = 224,
+    lr: float = 0.1,
+    weight_decay: float = 1e-4,
+    width: int = 256,
+    weights: Sequence[float] = (1.0,),
+    workers: int = 4,
+    seed: int = 1,
+) -> None:
+    """Train the bottom-up network of a config and write it.
+
+    Args:
+        cfg: what names the network, and how images are normalised.
+        images: a folder with one folder of images a class (torchvision's ImageFolder).
+        output: file for the network alone, without the classifiers.
+        val_images: the same classes; accuracy on them is reported after each epoch.
+        epochs: times that each image is seen.
+        batch: images of a step.
+        size: side of the crops, in pixels.
+        lr: for 256 images a batch; it is scaled.
+        weight_decay: of all parameters.
+        width: channels of the classifiers.
+        weights: of the stages' losses from fine to coarse, or one for all.
+        workers: processes that read images.
+        seed: of the order, the crops and the classifiers.
+    """
+    check_suffix(output)
+    for name, value in (("epochs", epochs), ("batch", batch), ("size", size), ("width", width)):
+        if value < 1:
+            raise ConfigError(f"--{name} is {value}; it must be 1 or more.")
+    torch.manual_seed(seed)
     device = torch.device(cfg.MODEL.DEVICE)
-    train = image_folder(args.images, cfg, args.size, training=True)
-    val = image_folder(args.val_images, cfg, args.size, training=False) if args.val_images else None
+    train = image_folder(images, cfg, size, training=True)
+    val = image_folder(val_images, cfg, size, training=False) if val_images else None
     if val is not None and val.classes != train.classes:
         raise DatasetError(
-            f"The classes in {args.val_images} are not those in {args.images}: folders must have "
+            f"The classes in {val_images} are not those in {images}: folders must have "
             "the same names in both."
         )
-    model = SupervisedClassifier(build_bottom_up(cfg), len(train.classes), args.width)
+    model = SupervisedClassifier(build_bottom_up(cfg), len(train.classes), width)
     if cfg.MODEL.WEIGHTS:
         checkpointer = DeepFuseCheckpointer(
             model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH
@@ -91,32 +82,30 @@ def pretrain(args: argparse.Namespace) -> None:
         checkpointer.load(cfg.MODEL.WEIGHTS)
     model.to(device).train()
     stages = list(model.supervision)
-    weights = args.weights * len(stages) if len(args.weights) == 1 else args.weights
-    if len(weights) != len(stages) or min(weights) < 0:
+    shares = list(weights) * len(stages) if len(weights) == 1 else list(weights)
+    if len(shares) != len(stages) or min(shares) < 0:
         raise ConfigError(
-            f"--weights are {args.weights}; give one for all, or {len(stages)} for {stages}, 0 or "
+            f"--weights are {list(weights)}; give one for all, or {len(stages)} for {stages}, 0 or "
             "more each."
         )
     logger.info(
         "%d images of %d classes, %d batches an epoch",
-        len(train), len(train.classes), -(-len(train) // args.batch),
+        len(train), len(train.classes), -(-len(train) // batch),
     )  # fmt: skip
 
-    generator = torch.Generator().manual_seed(args.seed)
-    loader = DataLoader(
-        train, args.batch, shuffle=True, num_workers=args.workers, generator=generator
-    )
+    generator = torch.Generator().manual_seed(seed)
+    loader = DataLoader(train, batch, shuffle=True, num_workers=workers, generator=generator)
     optimizer = torch.optim.SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=args.lr * args.batch / 256, momentum=0.9, weight_decay=args.weight_decay, nesterov=True,
+        lr=lr * batch / 256, momentum=0.9, weight_decay=weight_decay, nesterov=True,
     )  # fmt: skip
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs * len(loader))
-    for epoch in range(1, args.epochs + 1):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
+    for epoch in range(1, epochs + 1):
         losses = []
-        for images, labels in to_device(loader, device):
-            logits = model(images)
+        for pictures, labels in to_device(loader, device):
+            logits = model(pictures)
             stage_losses = [F.cross_entropy(logits[stage], labels) for stage in stages]
-            loss = sum(w * value for w, value in zip(weights, stage_losses, strict=True))
+            loss = sum(w * value for w, value in zip(shares, stage_losses, strict=True))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -124,13 +113,13 @@ def pretrain(args: argparse.Namespace) -> None:
             losses.append(torch.stack(stage_losses).detach().cpu())
         mean = torch.stack(losses).mean(0).tolist()
         report = ", ".join(f"{s} {value:.3f}" for s, value in zip(stages, mean, strict=True))
-        logger.info("Epoch %d of %d, losses: %s", epoch, args.epochs, report)
+        logger.info("Epoch %d of %d, losses: %s", epoch, epochs, report)
         if val is not None:
-            accuracy = evaluate(model, DataLoader(val, args.batch, num_workers=args.workers))
+            accuracy = evaluate(model, DataLoader(val, batch, num_workers=workers))
             logger.info(
                 "Accuracy: %s", ", ".join(f"{s} {100 * a:.1f} %" for s, a in accuracy.items())
             )
-    save(model, cfg, args.output)
+    save(model, cfg, output)
 
 
 def build_bottom_up(cfg: CfgNode) -> Backbone:
@@ -200,7 +189,3 @@ def save(model: SupervisedClassifier, cfg: CfgNode, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_weights(path, model.bottom_up.state_dict(), "", expects)
     logger.info("Wrote %s: set MODEL.WEIGHTS to it", path)
-
-
-if __name__ == "__main__":
-    main()

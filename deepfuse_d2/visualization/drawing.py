@@ -15,7 +15,7 @@ import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import BoxMode, Instances
 
-from .structures.mask_crops import MaskCrop, crops_from_masks, crops_from_rle, crops_of_instances
+from ..structures.mask_crops import MaskCrop, crops_from_masks, crops_from_rle, crops_of_instances
 
 __all__ = [
     "FIRST_COLOR",

@@ -1,25 +1,15 @@
-#!/usr/bin/env python3
-"""Draws contact sheets of a registered data set: pictures, instances and semantic labels.
-
-    python tools/visualize_data.py --dataset minicity_fine_instance_seg_val --output output/val.png
-    python tools/visualize_data.py --dataset pennfudan_train --output output/pennfudan --num 24
-
-An output that ends in .png gives one sheet; any other is a folder that also gets each sample.
-"""
+"""Samples of registered data sets as pictures: image, instances, semantic labels."""
 
 from __future__ import annotations
-
-import argparse
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-import deepfuse_d2  # noqa: F401  registers the data sets
-from deepfuse_d2.errors import DatasetError, UserError
-from deepfuse_d2.visualization import draw_annotations, draw_labels, sheet
+from ..errors import DatasetError
+from .drawing import draw_annotations, draw_labels
+
+__all__ = ["draw_sample", "load_samples"]
 
 
 def load_samples(dataset: str, count: int) -> list[dict]:
@@ -64,43 +54,3 @@ def draw_sample(sample: dict, dataset: str, tile_width: int) -> np.ndarray:
         stuff = MetadataCatalog.get(dataset.replace("_instance_seg_", "_sem_seg_"))
         panels.append(draw_labels(large, classes, stuff))
     return np.concatenate(panels)
-
-
-def _save(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image):
-        raise DatasetError(f"cannot write {path}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dataset", required=True, help="a registered name")
-    parser.add_argument("--output", type=Path, required=True, help="a .png file, or a folder")
-    parser.add_argument(
-        "--num", type=int, default=12, help="samples, spread evenly over the data set"
-    )
-    parser.add_argument("--columns", type=int, default=3)
-    parser.add_argument("--tile-width", type=int, default=512, help="pixels")
-    args = parser.parse_args(argv)
-    for name in ("num", "columns", "tile_width"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} = {getattr(args, name)}; give 1 or more")
-    try:
-        samples = load_samples(args.dataset, args.num)
-        tiles = [draw_sample(sample, args.dataset, args.tile_width) for sample in samples]
-        file = args.output if args.output.suffix == ".png" else args.output / f"{args.dataset}.png"
-        _save(file, sheet(tiles, min(args.columns, len(tiles))))
-        if file != args.output:
-            for sample, tile in zip(samples, tiles, strict=True):
-                _save(args.output / f"{Path(sample['file_name']).stem}.png", tile)
-    except (UserError, OSError) as error:
-        print(f"visualize_data.py: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(tiles)} samples of {args.dataset}: {file}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

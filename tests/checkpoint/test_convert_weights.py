@@ -1,6 +1,5 @@
-"""tools/convert_weights.py as users run it, and what its files keep saying about themselves."""
+"""deepfuse convert as users run it, and what its files keep saying about themselves."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,15 +16,6 @@ from deepfuse_d2.engine import load_config
 from deepfuse_d2.errors import WeightsError
 
 
-@pytest.fixture(scope="module")
-def tool(repository):
-    path = repository / "tools/convert_weights.py"
-    spec = importlib.util.spec_from_file_location("convert_weights", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def public(tmp_path):
     """torchvision's ResNet-18 in a file; its state dict and the path."""
@@ -35,10 +25,10 @@ def public(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_a_converted_file_loads_and_goes_on_checking(tool, public, tmp_path, capsys, suffix):
+def test_a_converted_file_loads_and_goes_on_checking(deepfuse, public, tmp_path, capsys, suffix):
     state, path = public
     out = tmp_path / f"new/r18.{suffix}"
-    assert tool.main([path, str(out)]) == 0
+    assert deepfuse("convert", path, str(out)) == 0
     printed = capsys.readouterr().out
     assert "torchvision or timm ResNet" in printed
     assert "expects MODEL.PIXEL_STD [58.395, 57.12, 57.375]" in printed
@@ -53,9 +43,9 @@ def test_a_converted_file_loads_and_goes_on_checking(tool, public, tmp_path, cap
         DeepFuseCheckpointer(resnet(18, **{**IMAGENET, "input_format": "BGR"})).load(str(out))
 
 
-def test_the_yaml_beside_it_is_the_config_that_the_weights_expect(tool, public, tmp_path):
+def test_the_yaml_beside_it_is_the_config_that_the_weights_expect(deepfuse, public, tmp_path):
     out = tmp_path / "r18.safetensors"
-    tool.main([public[1], str(out)])
+    deepfuse("convert", public[1], str(out))
     (tmp_path / "mine.yaml").write_text("_BASE_: r18.yaml\nMODEL: {DEVICE: cpu}\nVERSION: 2\n")
     cfg = load_config(str(tmp_path / "mine.yaml"))
     assert str(out) == cfg.MODEL.WEIGHTS
@@ -64,38 +54,38 @@ def test_the_yaml_beside_it_is_the_config_that_the_weights_expect(tool, public, 
     assert cfg.MODEL.PIXEL_STD == [58.395, 57.12, 57.375]
 
 
-def test_a_config_is_held_against_the_weights(tool, public, tmp_path, capsys, repository):
+def test_a_config_is_held_against_the_weights(deepfuse, public, tmp_path, capsys, repository):
     (tmp_path / "mine.yaml").write_text(
         f"_BASE_: {repository}/configs/Base-MaskRCNN.yaml\nMODEL: {{DEVICE: cpu, RESNETS: "
         "{DEPTH: 18, RES2_OUT_CHANNELS: 64}}\n"
     )
     arguments = [public[1], "--report-only", "--config-file", str(tmp_path / "mine.yaml")]
-    assert tool.main(arguments) == 2
+    assert deepfuse("convert", *arguments) == 2
     error = capsys.readouterr().err
     assert (
         "INPUT.FORMAT is BGR, must be RGB; MODEL.PIXEL_MEAN is [103.53, 116.28, 123.675]" in error
     )
     right = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]"]
     right += ["MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]"]
-    assert tool.main([*arguments, "--opts", *right]) == 0
+    assert deepfuse("convert", *arguments, "--opts", *right) == 0
     printed = capsys.readouterr().out
     assert "backbone.bottom_up.res5" in printed
     assert "new, start as configured: backbone.fpn_lateral2.weight" in printed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.yaml", "resnet18.pth"]
 
 
-def test_a_file_is_replaced_only_when_asked(tool, public, tmp_path, capsys):
+def test_a_file_is_replaced_only_when_asked(deepfuse, public, tmp_path, capsys):
     out = tmp_path / "r18.pth"
     out.write_text("mine")
-    assert tool.main([public[1], str(out)]) == 2
+    assert deepfuse("convert", public[1], str(out)) == 2
     assert "r18.pth exists; choose another name, or replace it" in capsys.readouterr().err
     assert out.read_text() == "mine"
-    assert tool.main([public[1], str(out), "--overwrite"]) == 0
+    assert deepfuse("convert", public[1], str(out), "--overwrite") == 0
     assert read_weights(out).origin == "torchvision or timm ResNet"
 
 
-def test_another_suffix_is_refused_before_anything_is_written(tool, public, tmp_path, capsys):
-    assert tool.main([public[1], str(tmp_path / "r18.bin")]) == 2
+def test_another_suffix_is_refused_before_anything_is_written(deepfuse, public, tmp_path, capsys):
+    assert deepfuse("convert", public[1], str(tmp_path / "r18.bin")) == 2
     assert "weights are written as .pth or .safetensors" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["resnet18.pth"]
 
@@ -153,9 +143,9 @@ def test_what_a_file_says_about_itself_is_not_trusted(tmp_path, metadata):
         read_weights(tmp_path / "x.safetensors")
 
 
-def test_a_file_that_would_run_code_is_refused(tool, tmp_path, capsys):
+def test_a_file_that_would_run_code_is_refused(deepfuse, tmp_path, capsys):
     (tmp_path / "x.pkl").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
-    assert tool.main([str(tmp_path / "x.pkl"), "--report-only"]) == 2
+    assert deepfuse("convert", str(tmp_path / "x.pkl"), "--report-only") == 2
     assert "x.pkl asks for os.system" in capsys.readouterr().err
 
 

@@ -1,8 +1,7 @@
-"""tools/ablate.py: what it runs, runs again and refuses, and the figures that it reports."""
+"""deepfuse ablate: what it runs, runs again and refuses, and the figures that it reports."""
 
 import csv
 import fcntl
-import importlib.util
 import json
 import math
 import os
@@ -20,9 +19,10 @@ from PIL import Image
 from deepfuse_d2.ablation import CellRunner, load_plan, read_record
 from deepfuse_d2.ablation.curves import mean_curve, read_curve
 from deepfuse_d2.ablation.statistics import estimate, t_quantile
+from deepfuse_d2.cli import ablate
 from deepfuse_d2.errors import ConfigError
 
-# In place of train_net.py: SOLVER.BASE_LR is what a setting does, and SOLVER.MAX_ITER how the cell
+# In place of a training: SOLVER.BASE_LR is what a setting does, and SOLVER.MAX_ITER how the cell
 # behaves. Each call leaves a line in calls.txt beside the script.
 TRAINING = """
     import json, os, pathlib, sys, time
@@ -75,19 +75,14 @@ PLAN = {
 }
 
 
-@pytest.fixture
-def tool(repository, monkeypatch):
-    path = repository / "tools" / "ablate.py"
-    spec = importlib.util.spec_from_file_location("ablate", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    # it would keep other tests from seeing the package's messages
-    monkeypatch.setattr(module, "setup_logger", lambda **_: None)
-    return module
+@pytest.fixture(autouse=True)
+def no_logger(monkeypatch):
+    """It would keep other tests from seeing the package's messages."""
+    monkeypatch.setattr("detectron2.utils.logger.setup_logger", lambda **_: None)
 
 
 @pytest.fixture
-def study(tmp_path, tool):
+def study(tmp_path, deepfuse, monkeypatch):
     """A plan with a training that takes no time."""
 
     class Study:
@@ -107,7 +102,7 @@ def study(tmp_path, tool):
             (tmp_path / f"behaviour_{rate:g}_{seed}").write_text(how)
 
         def run(self, *arguments):
-            return tool.main([str(tmp_path / "plan.yaml"), *arguments], list(self.command))
+            return deepfuse("ablate", tmp_path / "plan.yaml", *arguments)
 
         def calls(self):
             path = tmp_path / "calls.txt"
@@ -119,6 +114,7 @@ def study(tmp_path, tool):
         def table(self):
             return (self.output / "table.md").read_text()
 
+    monkeypatch.setattr(ablate, "TRAINING", Study.command)
     (tmp_path / "training.py").write_text(textwrap.dedent(TRAINING))
     return Study().write()
 
@@ -328,8 +324,9 @@ def test_an_interrupt_ends_the_training_and_the_next_call_goes_on(study, reposit
     main = (
         # a process in the background of a shell inherits that interrupts are ignored
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "import sys; sys.path.insert(0, 'tools'); import ablate; "
-        f"sys.exit(ablate.main(sys.argv[1:], {list(study.command)!r}))"
+        "import sys; from deepfuse_d2.cli import ablate, main; "
+        f"ablate.TRAINING = {study.command!r}; "
+        "sys.exit(main.main(['ablate', *sys.argv[1:]]))"
     )
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", main, str(study.folder / "plan.yaml")],
@@ -416,14 +413,14 @@ def test_held_out_data_that_is_not_registered_is_refused_before_the_first_traini
     assert study.calls() == []
 
 
-def test_the_command_line_alone_is_a_plan_too(study, tool):
+def test_the_command_line_alone_is_a_plan_too(study, deepfuse):
     arguments = [
         "--base", str(study.folder / "base.yaml"), "--output", str(study.output), "--seeds", "1",
         "--metric", "segm/AP", "segm/AP50", "--train-images", "3",
         "--setting", "low", "SOLVER.BASE_LR", "0.1", "--setting", "high", "SOLVER.BASE_LR", "0.2",
         "--overrides", "SOLVER.MAX_ITER", "7",
     ]  # fmt: skip
-    assert tool.main(arguments, list(study.command)) == 0
+    assert deepfuse("ablate", *arguments) == 0
     assert study.record("high", 1)["config"]["SOLVER.MAX_ITER"] == 7
     assert "val segm/AP50" in study.table()
 
@@ -499,7 +496,7 @@ def test_the_projects_own_plans_hold_what_the_documentation_compares(name, repos
 
 
 def test_a_real_training_is_evaluated_on_val_and_as_many_train_images(
-    tool, repository, tiny_minicity, tiny_opts, tmp_path, monkeypatch
+    deepfuse, repository, tiny_minicity, tiny_opts, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_minicity))
     monkeypatch.chdir(repository)
@@ -514,7 +511,7 @@ def test_a_real_training_is_evaluated_on_val_and_as_many_train_images(
         "SETTINGS": settings,
     }
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
-    assert tool.main([str(tmp_path / "plan.yaml")]) == 0
+    assert deepfuse("ablate", str(tmp_path / "plan.yaml")) == 0
     (cell,) = load_plan(tmp_path / "plan.yaml").cells
     record = read_record(cell)
     assert record["state"] == "finished"

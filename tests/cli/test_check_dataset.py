@@ -1,6 +1,4 @@
-"""tools/check_dataset.py: the table, the sheet and the exit code."""
-
-import importlib.util
+"""deepfuse check-data: the table, the sheet and the exit code."""
 
 import cv2
 import numpy as np
@@ -8,15 +6,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-
-@pytest.fixture
-def tool(repository, monkeypatch):
-    monkeypatch.syspath_prepend(str(repository / "tools"))
-    path = repository / "tools" / "check_dataset.py"
-    spec = importlib.util.spec_from_file_location("check_dataset", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from deepfuse_d2.cli.check_data import tell
+from deepfuse_d2.data.check import Problem
 
 
 @pytest.fixture
@@ -46,9 +37,9 @@ def config(tmp_path):
             catalog.pop(name, None)
 
 
-def test_sound_sets_of_a_config_end_with_0_a_table_and_a_sheet(tool, config, tmp_path, capsys):
+def test_sound_sets_of_a_config_end_with_0_a_table_and_a_sheet(deepfuse, config, tmp_path, capsys):
     sheet = tmp_path / "out" / "sheet.png"
-    assert tool.main(["--config-file", str(config), "--sheet", str(sheet)]) == 0
+    assert deepfuse("check-data", "--config-file", str(config), "--sheet", str(sheet)) == 0
     lines = [[cell.strip() for cell in line.split("|")[1:-1]]
              for line in capsys.readouterr().out.splitlines()]  # fmt: skip
     assert ["", "my_train", "my_val"] in lines
@@ -60,11 +51,11 @@ def test_sound_sets_of_a_config_end_with_0_a_table_and_a_sheet(tool, config, tmp
     assert cv2.imread(str(sheet)).shape[1] == 4 * 384 + 5 * 6
 
 
-def test_damage_ends_with_1_and_is_marked_on_the_sheet(tool, config, tmp_path, capsys):
+def test_damage_ends_with_1_and_is_marked_on_the_sheet(deepfuse, config, tmp_path, capsys):
     Image.fromarray(np.full((40, 60), 7, np.uint8)).save(tmp_path / "val" / "labels" / "1.png")
     Image.open(tmp_path / "train" / "images" / "0.png").save(tmp_path / "val" / "images" / "0.png")
     sheet = tmp_path / "sheet.png"
-    assert tool.main(["--config-file", str(config), "--sheet", str(sheet)]) == 1
+    assert deepfuse("check-data", "--config-file", str(config), "--sheet", str(sheet)) == 1
     output = capsys.readouterr().out
     assert "labels/1.png holds the id 7; expected 0..1, or 255" in output
     assert "warning: my_train and my_val share 1 images" in output
@@ -72,20 +63,20 @@ def test_damage_ends_with_1_and_is_marked_on_the_sheet(tool, config, tmp_path, c
     assert sheet.is_file()
 
 
-def test_long_lists_are_cut_unless_asked_for(tool, capsys):
-    problems = [tool.Problem(i == 20, f"number {i}") for i in range(21)]
-    tool.tell("mine", problems, 10)
+def test_long_lists_are_cut_unless_asked_for(capsys):
+    problems = [Problem(i == 20, f"number {i}") for i in range(21)]
+    tell("mine", problems, 10)
     output = capsys.readouterr().out
     assert output.splitlines()[2] == "  error: number 20"
     assert "and 11 more (--all)" in output
-    tool.tell("mine", problems, None)
+    tell("mine", problems, None)
     assert "number 19" in capsys.readouterr().out
 
 
-def test_wrong_arguments_end_with_2(tool, config, capsys):
-    assert tool.main([]) == 2
+def test_wrong_arguments_end_with_2(deepfuse, config, capsys):
+    assert deepfuse("check-data") == 2
     assert "Name the data sets, or a --config-file" in capsys.readouterr().err
-    assert tool.main(["camvid_sem_seg_trian"]) == 2
+    assert deepfuse("check-data", "camvid_sem_seg_trian") == 2
     assert "Did you mean: camvid_sem_seg_train" in capsys.readouterr().err
-    assert tool.main(["--config-file", str(config), "--sheet", "sheet.jpg"]) == 2
+    assert deepfuse("check-data", "--config-file", str(config), "--sheet", "sheet.jpg") == 2
     assert "ending in .png" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""tools/compare_predictions.py on models of labels, several at a time."""
+"""deepfuse compare on models of labels, several at a time."""
 
 import os
 import subprocess
@@ -55,6 +55,6 @@ def test_each_model_of_labels_is_a_column_beside_the_ground_truth(run, models, t
 
 def test_a_model_without_weights_is_refused(run, models, tmp_path):
     done = run(*models[:-2], "--output", tmp_path / "sheet.png")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--config-file is there 2 times and --weights 1 times" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,6 +1,5 @@
-"""tools/crop_objects.py: what is cut out, and what it refuses."""
+"""deepfuse crop-objects: what is cut out, and what it refuses."""
 
-import importlib.util
 import json
 
 import cv2
@@ -9,21 +8,12 @@ import pytest
 
 
 @pytest.fixture
-def tool(repository):
-    path = repository / "tools" / "crop_objects.py"
-    spec = importlib.util.spec_from_file_location("crop_objects", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
 def image():
     return np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
 
 
 @pytest.fixture
-def crop(tool, image, tmp_path):
+def crop(deepfuse, image, tmp_path):
     """Calls the tool on a COCO data set of one image; a name of its own for each."""
 
     def call(objects, *arguments, classes=("big car", "../dog")):
@@ -48,9 +38,10 @@ def crop(tool, image, tmp_path):
         }  # fmt: skip
         config = tmp_path / "config.yaml"
         config.write_text(json.dumps({"VERSION": 2, "DATASETS": {"EXTRA": [extra]}}))
-        return tool.main(
-            [name, "--config-file", str(config), "--output", str(tmp_path / "crops"), *arguments]
-        )
+        return deepfuse(
+            "crop-objects", name, "--config-file", config, "--output", tmp_path / "crops",
+            *arguments,
+        )  # fmt: skip
 
     return call
 
@@ -91,15 +82,17 @@ def test_sizes_that_mean_nothing_are_refused(crop, capsys, argument):
     assert "--margin is 0 or more and --min-size 1 or more" in capsys.readouterr().err
 
 
-def test_a_data_set_that_is_not_registered_is_named(tool, tmp_path, capsys):
-    assert tool.main(["minicity_fine_instance_seg_tran", "--output", str(tmp_path)]) == 2
+def test_a_data_set_that_is_not_registered_is_named(deepfuse, tmp_path, capsys):
+    assert (
+        deepfuse("crop-objects", "minicity_fine_instance_seg_tran", "--output", str(tmp_path)) == 2
+    )
     assert 'names the data set "minicity_fine_instance_seg_tran"' in capsys.readouterr().err
 
 
-def test_a_data_set_of_label_maps_has_no_objects(tool, tiny_minicity, tmp_path, capsys):
+def test_a_data_set_of_label_maps_has_no_objects(deepfuse, tiny_minicity, tmp_path, capsys):
     from deepfuse_d2.data import register_cityscapes_layout
 
     name = f"crops_sem_{tmp_path.name}"
     register_cityscapes_layout(name, tiny_minicity / "minicity", "val", "sem_seg")
-    assert tool.main([name, "--output", str(tmp_path)]) == 2
+    assert deepfuse("crop-objects", name, "--output", str(tmp_path)) == 2
     assert "has no objects (annotations)" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_demo_without_images_says_so(run, tmp_path, tiny_opts, path, message):
     done = run(
         "demo", "--input", tmp_path / path, "--output", tmp_path / "out", "--opts", *tiny_opts
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -74,7 +74,7 @@ def test_demo_names_an_unreadable_image_and_draws_the_others(run, tmp_path, tiny
     (tmp_path / "broken.png").write_bytes(b"no png")
     cv2.imwrite(str(tmp_path / "good.png"), np.zeros((64, 128, 3), np.uint8))
     done = run("demo", "--input", tmp_path, "--output", tmp_path / "out", "--opts", *tiny_opts)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "skipped: " in done.stderr
     assert "broken.png is not an image" in done.stderr
     assert "Wrote 1 pictures" in done.stdout

@@ -314,7 +314,7 @@ def test_the_command_without_a_model_says_what_to_do(repository, tmp_path):
         [sys.executable, "-W", "ignore", "tools/demo_page.py", "--output", str(tmp_path)],
         cwd=repository, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "no trained model below" in done.stderr
     assert "make quickstart" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,8 +1,7 @@
-"""tools/install_detectron2.py: what it repacks, and that it never leaves half an installation."""
+"""deepfuse install-detectron2: what it repacks, and that it never leaves half an installation."""
 
 import csv
 import hashlib
-import importlib.util
 import io
 import subprocess
 import sys
@@ -10,14 +9,7 @@ import zipfile
 
 import pytest
 
-
-@pytest.fixture
-def tool(repository):
-    path = repository / "tools" / "install_detectron2.py"
-    spec = importlib.util.spec_from_file_location("install_detectron2", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from deepfuse_d2.cli import install_detectron2
 
 
 @pytest.fixture
@@ -35,13 +27,22 @@ def source_wheel(tmp_path):
 
 
 @pytest.fixture
-def trusted(tool, source_wheel, monkeypatch):
-    monkeypatch.setattr(tool, "SHA256", hashlib.sha256(source_wheel.read_bytes()).hexdigest())
+def trusted(deepfuse, source_wheel, monkeypatch):
+    monkeypatch.setattr(
+        install_detectron2, "SHA256", hashlib.sha256(source_wheel.read_bytes()).hexdigest()
+    )
 
 
 @pytest.mark.usefixtures("trusted")
-def test_the_repacked_wheel_holds_the_python_sources_for_any_python(tool, source_wheel, tmp_path):
-    assert tool.main(["--wheel", str(source_wheel), "--repack-to", str(tmp_path / "out")]) == 0
+def test_the_repacked_wheel_holds_the_python_sources_for_any_python(
+    deepfuse, source_wheel, tmp_path
+):
+    assert (
+        deepfuse(
+            "install-detectron2", "--wheel", str(source_wheel), "--repack-to", str(tmp_path / "out")
+        )
+        == 0
+    )
     (wheel,) = (tmp_path / "out").iterdir()
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -59,8 +60,10 @@ def test_the_repacked_wheel_holds_the_python_sources_for_any_python(tool, source
 
 
 @pytest.mark.usefixtures("trusted")
-def test_pip_installs_the_repacked_wheel(tool, source_wheel, tmp_path):
-    tool.main(["--wheel", str(source_wheel), "--repack-to", str(tmp_path / "out")])
+def test_pip_installs_the_repacked_wheel(deepfuse, source_wheel, tmp_path):
+    deepfuse(
+        "install-detectron2", "--wheel", str(source_wheel), "--repack-to", str(tmp_path / "out")
+    )
     (wheel,) = (tmp_path / "out").iterdir()
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
@@ -71,15 +74,20 @@ def test_pip_installs_the_repacked_wheel(tool, source_wheel, tmp_path):
 
 
 @pytest.mark.usefixtures("trusted")
-def test_repacking_twice_gives_the_same_bytes(tool, source_wheel, tmp_path):
-    wheels = [tool.repack(source_wheel, tmp_path / name) for name in ("a", "b")]
+def test_repacking_twice_gives_the_same_bytes(deepfuse, source_wheel, tmp_path):
+    wheels = [install_detectron2.repack(source_wheel, tmp_path / name) for name in ("a", "b")]
     assert wheels[0].read_bytes() == wheels[1].read_bytes()
 
 
 def test_a_wheel_of_another_hash_is_refused_and_nothing_installed(
-    tool, source_wheel, tmp_path, capsys
+    deepfuse, source_wheel, tmp_path, capsys
 ):
-    assert tool.main(["--wheel", str(source_wheel), "--repack-to", str(tmp_path / "out")]) == 1
+    assert (
+        deepfuse(
+            "install-detectron2", "--wheel", str(source_wheel), "--repack-to", str(tmp_path / "out")
+        )
+        == 1
+    )
     message = capsys.readouterr().err
     assert "is not the file that was reviewed" in message
     assert "Nothing was installed" in message
@@ -87,28 +95,32 @@ def test_a_wheel_of_another_hash_is_refused_and_nothing_installed(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_network_the_other_ways_are_named(tool, monkeypatch, capsys):
+def test_without_a_network_the_other_ways_are_named(deepfuse, monkeypatch, capsys):
     def no_network(command, **_):
         raise subprocess.CalledProcessError(1, command)
 
-    monkeypatch.setattr(tool, "importable_version", lambda: None)
-    monkeypatch.setattr(tool.subprocess, "run", no_network)
-    assert tool.main([]) == 1
+    monkeypatch.setattr(install_detectron2, "importable_version", lambda: None)
+    monkeypatch.setattr(install_detectron2.subprocess, "run", no_network)
+    assert deepfuse("install-detectron2") == 1
     message = capsys.readouterr().err
     assert "could not download sal-detectron2==0.7.2" in message
     assert "--wheel FILE" in message
 
 
-def test_an_old_python_is_refused_with_what_to_do(tool):
-    with pytest.raises(tool.InstallError, match=r"python 3.9 is too old.*make PYTHON=python3.11"):
-        tool.check_python((3, 9, 1))
+def test_an_old_python_is_refused_with_what_to_do():
+    with pytest.raises(
+        install_detectron2.InstallError, match=r"python 3.9 is too old.*make PYTHON=python3.11"
+    ):
+        install_detectron2.check_python((3, 9, 1))
 
 
-def test_a_detectron2_that_can_be_imported_is_kept(tool, capsys):
-    assert tool.main([]) == 0
+def test_a_detectron2_that_can_be_imported_is_kept(deepfuse, capsys):
+    assert deepfuse("install-detectron2") == 0
     assert "can be imported already; kept" in capsys.readouterr().out
 
 
-def test_a_missing_wheel_is_named(tool, capsys, tmp_path):
-    assert tool.main(["--wheel", "nowhere.whl", "--repack-to", str(tmp_path)]) == 1
+def test_a_missing_wheel_is_named(deepfuse, capsys, tmp_path):
+    assert (
+        deepfuse("install-detectron2", "--wheel", "nowhere.whl", "--repack-to", str(tmp_path)) == 1
+    )
     assert "no such file: nowhere.whl" in capsys.readouterr().err

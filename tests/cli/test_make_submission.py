@@ -1,6 +1,5 @@
-"""tools/make_submission.py and train_net.py --eval-only on images without labels."""
+"""deepfuse submission and train_net.py --eval-only on images without labels."""
 
-import importlib.util
 import zipfile
 
 import pytest
@@ -18,15 +17,6 @@ TINY = [
     "MODEL.ROI_MASK_HEAD.CONV_DIM", "16", "MODEL.ROI_MASK_HEAD.NUM_CONV", "1",
     "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0", "MODEL.NECK.NORM", "",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def tool(repository):
-    path = repository / "tools" / "make_submission.py"
-    spec = importlib.util.spec_from_file_location("make_submission", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -51,7 +41,7 @@ def weights(repository, tmp_path):
 
 
 def test_a_test_split_by_path_becomes_a_zip_to_upload(
-    tool, repository, town, weights, tmp_path, capsys
+    deepfuse, repository, town, weights, tmp_path, capsys
 ):
     out = tmp_path / "out"
     command = [
@@ -60,23 +50,26 @@ def test_a_test_split_by_path_becomes_a_zip_to_upload(
     ]  # fmt: skip
     # every class has the same score at the start: let some through
     opts = [*TINY, *town, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.05"]
-    assert tool.main([*command, *opts]) == 0
+    assert deepfuse("submission", *command, *opts) == 0
     with zipfile.ZipFile(out / "results.zip") as archive:
         names = archive.namelist()
     assert {f"{frame}_pred.txt" for frame in FRAMES} <= set(names)
     assert any(name.startswith("masks/") for name in names)
     capsys.readouterr()
 
-    assert tool.main([*command, *opts]) == 2
-    assert f"make_submission.py: {out} exists and is not empty" in capsys.readouterr().err
-    assert tool.main([*command, "--overwrite", *opts]) == 0
+    assert deepfuse("submission", *command, *opts) == 2
+    assert f"deepfuse submission: {out} exists and is not empty" in capsys.readouterr().err
+    assert deepfuse("submission", *command, "--overwrite", *opts) == 0
 
 
-def test_mistakes_are_answered_without_a_trace(tool, repository, weights, tmp_path, capsys):
+def test_mistakes_are_answered_without_a_trace(deepfuse, repository, weights, tmp_path, capsys):
     command = ["--config-file", str(repository / CONFIG), "--weights", str(weights)]
     command += ["--output", str(tmp_path / "out")]
-    assert tool.main([*command, "--dataset", "cityscapes_fine_instance_seg_tets", *TINY]) == 2
+    assert (
+        deepfuse("submission", *command, "--dataset", "cityscapes_fine_instance_seg_tets", *TINY)
+        == 2
+    )
     assert "Did you mean: cityscapes_fine_instance_seg_test" in capsys.readouterr().err
-    assert tool.main([*command, "--dataset", "pennfudan_val", *TINY]) == 2
+    assert deepfuse("submission", *command, "--dataset", "pennfudan_val", *TINY) == 2
     assert "No submission is known for data set" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,5 @@
 """What is asked of Slurm, and what runs in each process; submitit is stood in for."""
 
-import importlib.util
 import os
 import signal
 import sys
@@ -9,14 +8,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from deepfuse_d2.cli import submit
 
-@pytest.fixture
-def tool(repository):
-    path = repository / "tools" / "submit_slurm.py"
-    spec = importlib.util.spec_from_file_location("submit_slurm", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+LAUNCH = "deepfuse_d2.engine.distributed.launch.launch"
 
 
 @pytest.fixture
@@ -47,9 +41,9 @@ def submitit(monkeypatch):
     return stub
 
 
-def test_a_job_asks_for_one_task_a_gpu_and_a_warning_before_its_end(tool, submitit, capsys):
+def test_a_job_asks_for_one_task_a_gpu_and_a_warning_before_its_end(deepfuse, submitit, capsys):
     options = ["--nodes", "8", "--hours", "2.5", "--partition", "gpu", "--requeues", "3"]
-    assert tool.main([*options, "--", "--config-file", "a.yaml", "OUTPUT_DIR", "out"]) == 0
+    assert deepfuse("submit", *options, "--", "--config-file", "a.yaml", "OUTPUT_DIR", "out") == 0
     assert submitit.made == [
         {"folder": "output/slurm/%j", "cluster": None, "slurm_max_num_timeout": 3}
     ]
@@ -63,23 +57,20 @@ def test_a_job_asks_for_one_task_a_gpu_and_a_warning_before_its_end(tool, submit
     assert "Job 17" in capsys.readouterr().out
 
 
-def test_after_a_timeout_the_same_is_queued_again_and_resumes(tool, submitit):
-    again = tool.Training(["--config-file", "a.yaml"]).checkpoint().function
+def test_after_a_timeout_the_same_is_queued_again_and_resumes(submitit):
+    again = submit.Training(["--config-file", "a.yaml"]).checkpoint().function
     assert again.arguments == ["--resume", "--config-file", "a.yaml"]
     assert again.checkpoint().function.arguments == again.arguments
 
 
-def test_each_process_joins_the_group_that_submitit_describes(tool, submitit, monkeypatch):
-    from deepfuse_d2 import engine
-
+def test_each_process_joins_the_group_that_submitit_describes(deepfuse, submitit, monkeypatch):
     launched = []
-    monkeypatch.setattr(engine, "launch", lambda main, args: launched.append((main, args)))
-    monkeypatch.chdir(tool.REPOSITORY)
+    monkeypatch.setattr(LAUNCH, lambda main, args: launched.append((main, args)))
     training = ["--config-file", "a.yaml", "SEED", "3"]
-    assert tool.main(["--local", "--gpus-per-node", "0", "--", *training]) == 0
+    monkeypatch.setattr("deepfuse_d2.config.recipes.find_config", lambda name: name)
+    assert deepfuse("submit", "--local", "--gpus-per-node", "0", "--", *training) == 0
     ((main, args),) = launched
-    assert main.__module__ == "train_net"
-    assert main.__name__ == "run"
+    assert (main.__module__, main.__name__) == ("deepfuse_d2.cli.train", "run_in_process")
     assert args.dist_url == "env://"
     assert args.config_file == "a.yaml"
     assert args.opts == ["SEED", "3"]
@@ -90,9 +81,8 @@ def test_each_process_joins_the_group_that_submitit_describes(tool, submitit, mo
 
 
 def test_the_warning_of_slurm_writes_a_checkpoint_before_the_job_is_queued_again(
-    tool, submitit, monkeypatch
+    submitit, monkeypatch
 ):
-    from deepfuse_d2 import engine
     from deepfuse_d2.engine.distributed.preemption import Preempted
 
     happened = []
@@ -110,15 +100,15 @@ def test_the_warning_of_slurm_writes_a_checkpoint_before_the_job_is_queued_again
         time.sleep(5)
         happened.append("no signal came")
 
-    monkeypatch.setattr(engine, "launch", train)
-    monkeypatch.chdir(tool.REPOSITORY)
+    monkeypatch.setattr(LAUNCH, train)
+    monkeypatch.setattr("deepfuse_d2.config.recipes.find_config", lambda name: name)
     before = [(x, signal.getsignal(x)) for x in (signal.SIGTERM, signal.SIGUSR2)]
     signal.signal(signal.SIGUSR2, checkpoint_and_try_requeue)
     try:
-        tool.Training(["--config-file", "a.yaml"])()
+        submit.Training(["--config-file", "a.yaml"])()
         assert happened == ["checkpoint", "queued again"]
         signal.signal(signal.SIGUSR2, signal.SIG_DFL)
-        assert tool.take_over_warning() is None
+        assert submit.take_over_warning() is None
         assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
     finally:
         for number, handler in before:
@@ -128,18 +118,18 @@ def test_the_warning_of_slurm_writes_a_checkpoint_before_the_job_is_queued_again
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--nodes", "2"], 'the arguments of train_net.py follow "--"'),
-        (["--", "--resume"], "no --config-file among the arguments"),
+        (["--nodes", "2"], 'the arguments of deepfuse train follow "--"'),
+        (["--", "--resume"], "no recipe and no --config-file among the arguments"),
     ],
 )
-def test_missing_arguments_are_named(tool, argv, message, capsys):
+def test_missing_arguments_are_named(deepfuse, argv, message, capsys):
     with pytest.raises(SystemExit) as ended:
-        tool.main(argv)
+        deepfuse("submit", *argv)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_submitit_is_named_with_its_extra(tool, monkeypatch, capsys):
+def test_a_missing_submitit_is_named_with_its_extra(deepfuse, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    assert tool.main(["--", "--config-file", "a.yaml"]) == 2
+    assert deepfuse("submit", "--", "--config-file", "a.yaml") == 2
     assert 'pip install "deepfuse-d2[slurm]"' in capsys.readouterr().err

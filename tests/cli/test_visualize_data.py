@@ -1,6 +1,4 @@
-"""tools/visualize_data.py on a small data set registered by hand."""
-
-import importlib.util
+"""deepfuse visualize-data on a small data set registered by hand."""
 
 import cv2
 import numpy as np
@@ -8,15 +6,6 @@ import pycocotools.mask
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-
-
-@pytest.fixture(scope="module")
-def tool(request):
-    path = request.config.rootpath / "tools" / "visualize_data.py"
-    spec = importlib.util.spec_from_file_location("visualize_data", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -54,10 +43,17 @@ def street(tmp_path):
         MetadataCatalog.remove(f"toy_{task}_val")
 
 
-def test_a_png_output_gives_one_sheet_with_picture_instances_and_classes(tool, street, tmp_path):
+def test_a_png_output_gives_one_sheet_with_picture_instances_and_classes(
+    deepfuse, street, tmp_path
+):
     out = tmp_path / "sheets" / "toy.png"
     options = ["--num", "3", "--columns", "2", "--tile-width", "120"]
-    assert tool.main(["--dataset", "toy_instance_seg_val", "--output", str(out), *options]) == 0
+    assert (
+        deepfuse(
+            "visualize-data", "--dataset", "toy_instance_seg_val", "--output", str(out), *options
+        )
+        == 0
+    )
     sheet = cv2.imread(str(out))
     assert sheet.shape == (2 * (3 * 80 + 6) + 6, 2 * (120 + 6) + 6, 3)
     tile = sheet[6:246, 6:126].astype(int)
@@ -68,24 +64,26 @@ def test_a_png_output_gives_one_sheet_with_picture_instances_and_classes(tool, s
     assert classes[40, 60, 0] > classes[5, 5, 0]  # the car's blue against the road
 
 
-def test_a_folder_output_also_gets_each_sample(tool, street, tmp_path):
+def test_a_folder_output_also_gets_each_sample(deepfuse, street, tmp_path):
     out = tmp_path / "sheets"
-    tool.main(["--dataset", "toy_sem_seg_val", "--output", str(out), "--num", "99"])
+    deepfuse("visualize-data", "--dataset", "toy_sem_seg_val", "--output", str(out), "--num", "99")
     assert {p.name for p in out.iterdir()} == {"toy_sem_seg_val.png"} | {
         f"image{k}.png" for k in range(4)
     }
 
 
-def test_an_unknown_data_set_is_answered_with_the_known_ones(tool, street, tmp_path, capsys):
-    code = tool.main(["--dataset", "toy_nope", "--output", str(tmp_path / "a.png")])
+def test_an_unknown_data_set_is_answered_with_the_known_ones(deepfuse, street, tmp_path, capsys):
+    code = deepfuse("visualize-data", "--dataset", "toy_nope", "--output", str(tmp_path / "a.png"))
     assert code == 2
     message = capsys.readouterr().err
     assert '"toy_nope" is unknown' in message
     assert "toy_instance_seg_val" in message
 
 
-def test_a_missing_picture_is_named(tool, street, tmp_path, capsys):
+def test_a_missing_picture_is_named(deepfuse, street, tmp_path, capsys):
     (tmp_path / "image0.png").unlink()
-    code = tool.main(["--dataset", "toy_sem_seg_val", "--output", str(tmp_path / "a.png")])
+    code = deepfuse(
+        "visualize-data", "--dataset", "toy_sem_seg_val", "--output", str(tmp_path / "a.png")
+    )
     assert code == 2
     assert "image0.png" in capsys.readouterr().err

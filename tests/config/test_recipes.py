@@ -107,7 +107,7 @@ def test_a_wheel_holds_the_configs_and_gives_them(repository, tmp_path):
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("deepfuse_d2", "configs"):
         shutil.copytree(repository / name, source / name, ignore=ignore)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "deepfuse_command.py"):
         shutil.copy(repository / name, source / name)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--wheel-dir", tmp_path, source], check=True, capture_output=True)
@@ -115,7 +115,8 @@ def test_a_wheel_holds_the_configs_and_gives_them(repository, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(site)
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"deepfuse_d2"}
+    top = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert top == {"deepfuse_d2", "deepfuse_command.py"}
     files = (repository / "configs").rglob("*.yaml")
     expected = {f"deepfuse_d2/{file.relative_to(repository).as_posix()}" for file in files}
     assert expected == {name for name in names if name.endswith(".yaml")}

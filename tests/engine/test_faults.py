@@ -1,7 +1,6 @@
 """What goes wrong in a training is named, kept for a second look, and costs nothing done."""
 
 import errno
-import importlib.util
 import re
 from pathlib import Path
 
@@ -46,15 +45,6 @@ def whole(data, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def replay_batch(repository):
-    path = repository / "tools" / "replay_batch.py"
-    spec = importlib.util.spec_from_file_location("replay_batch", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def weights(folder, name="model_final"):
     return torch.load(folder / f"{name}.pth", weights_only=True)["model"]
 
@@ -75,7 +65,7 @@ def test_losses_that_are_not_finite_are_named_with_iteration_images_and_term(tmp
     kept = read_batch(tmp_path / "faults" / "nonfinite_0000006_rank0.pth")
     for sample in kept["batch"]:
         assert f"  {sample['file_name']}, 8 x 8 pixels" in message
-    assert "tools/replay_batch.py" in message
+    assert "deepfuse replay" in message
     assert "SOLVER.CLIP_GRADIENTS" in message
 
 
@@ -214,7 +204,7 @@ def test_broken_weights_are_not_written(tmp_path):
     assert first_not_finite(trainer.model) == "head.weight"
 
 
-def test_the_kept_batch_gives_the_same_losses_again(replay_batch, tmp_path, capsys):
+def test_the_kept_batch_gives_the_same_losses_again(deepfuse, tmp_path, capsys):
     overrides = [
         "DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE",
         "skip",
@@ -226,7 +216,8 @@ def test_the_kept_batch_gives_the_same_losses_again(replay_batch, tmp_path, caps
     assert files == ["nonfinite_0000006_rank0.pth"]
     capsys.readouterr()
 
-    assert replay_batch.main([str(tmp_path / "faults" / files[0]), "--each", "--opts", "SEED", "3"])
+    words = ["--each", "--opts", "SEED", "3"]
+    assert deepfuse("replay", tmp_path / "faults" / files[0], *words) == 0
     out = capsys.readouterr().out
     assert out.startswith("Iteration 6 of 20")
     # without the fault, which lay in the model, what is kept has finite losses
@@ -235,7 +226,7 @@ def test_the_kept_batch_gives_the_same_losses_again(replay_batch, tmp_path, caps
     assert out.count(" alone:") == 4
 
 
-def test_a_replay_starts_from_the_weights_and_random_states_of_then(replay_batch, tmp_path, capsys):
+def test_a_replay_starts_from_the_weights_and_random_states_of_then(deepfuse, tmp_path, capsys):
     def fail(x):
         raise ValueError("in the model")
 
@@ -243,14 +234,14 @@ def test_a_replay_starts_from_the_weights_and_random_states_of_then(replay_batch
         train(tiny_config(tmp_path / "a"), hooks=[FaultAt([6], fail)])
     train(tiny_config(tmp_path / "b"))
     capsys.readouterr()
-    replay_batch.main([str(tmp_path / "a" / "faults" / "error_0000006_rank0.pth")])
+    deepfuse("replay", str(tmp_path / "a" / "faults" / "error_0000006_rank0.pth"))
     out = capsys.readouterr().out
     expected = [float.fromhex(x) for x in losses(tmp_path / "b")[6][:2]]
     found = [float(re.search(rf"{name} +(\S+)", out)[1]) for name in ("loss_a", "loss_b")]
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_replay_finds_the_module_and_the_image(replay_batch, tmp_path, capsys):
+def test_a_replay_finds_the_module_and_the_image(deepfuse, tmp_path, capsys):
     kept = tmp_path / "batch.pth"
     cfg = tiny_config(tmp_path)
     trainer = TinyTrainer(cfg)
@@ -260,7 +251,7 @@ def test_a_replay_finds_the_module_and_the_image(replay_batch, tmp_path, capsys)
         trainer.model.norm.weight[0] = float("inf")
     facts = {"model": trainer.model.state_dict(), "config": cfg.dump(), "losses": {"loss_a": 1.0}}
     write_batch(kept, batch, iteration=3, reason="x", random=get_random_state(), **facts)
-    assert not replay_batch.main([str(kept)])
+    assert deepfuse("replay", kept) == 1
     out = capsys.readouterr().out
     assert f"{batch[1]['file_name']}: target is not finite in 1 places" in out
     assert "The weights are broken already: norm.weight is not finite." in out

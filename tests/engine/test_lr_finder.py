@@ -1,6 +1,5 @@
 """The range test on losses that are known in advance, and the command around it."""
 
-import importlib.util
 import json
 import math
 
@@ -82,15 +81,7 @@ def test_a_range_that_makes_no_sense_is_refused():
         list(range_test(model, [], optimizer_of(model), start=1.0, end=0.1))
 
 
-@pytest.fixture
-def find_lr(repository):
-    spec = importlib.util.spec_from_file_location("find_lr", repository / "tools" / "find_lr.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_command_draws_and_suggests(find_lr, repository, tiny_minicity, tmp_path, monkeypatch,
+def test_the_command_draws_and_suggests(deepfuse, repository, tiny_minicity, tmp_path, monkeypatch,
                                         capsys):  # fmt: skip
     monkeypatch.chdir(repository)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_minicity))
@@ -99,10 +90,10 @@ def test_the_command_draws_and_suggests(find_lr, repository, tiny_minicity, tmp_
         "MODEL.NECK.OUT_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32",
         "INPUT.CROP.SIZE", "[32, 64]", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0",
     ]  # fmt: skip
-    code = find_lr.main([
-        "--config-file", "configs/MiniCity/sem_seg_R_18_SemSegFPN_quick.yaml",
+    code = deepfuse(
+        "find-lr", "--config-file", "configs/MiniCity/sem_seg_R_18_SemSegFPN_quick.yaml",
         "--output", str(output), "--steps", "12", "--start", "1e-4", *tiny,
-    ])  # fmt: skip
+    )  # fmt: skip
     report = json.loads(output.with_suffix(".json").read_text())
     assert cv2.imread(str(output)).shape[2] == 3
     assert len(report["rates"]) == len(report["losses"]) > 3
@@ -114,8 +105,8 @@ def test_the_command_draws_and_suggests(find_lr, repository, tiny_minicity, tmp_
         assert (code, "Suggested SOLVER.BASE_LR" in said) == (0, True)
 
 
-def test_a_wrong_key_ends_in_one_message(find_lr, repository, monkeypatch, capsys):
+def test_a_wrong_key_ends_in_one_message(deepfuse, repository, monkeypatch, capsys):
     monkeypatch.chdir(repository)
     config = "configs/MiniCity/sem_seg_R_18_SemSegFPN_quick.yaml"
-    assert find_lr.main(["--config-file", config, "MODEL.NEKC", "1"]) == 2
-    assert "find_lr.py: " in capsys.readouterr().err
+    assert deepfuse("find-lr", "--config-file", config, "MODEL.NEKC", "1") == 2
+    assert "deepfuse find-lr: " in capsys.readouterr().err

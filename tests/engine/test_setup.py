@@ -9,7 +9,7 @@ import torch
 from deepfuse_d2.engine import check_config, load_config, setup
 from deepfuse_d2.errors import ConfigError, DatasetError, WeightsError
 
-# plans of tools/ablate.py lie there as well; tests/tools/test_ablate.py reads them
+# plans of deepfuse ablate lie there as well; tests/cli/test_ablate.py reads them
 CONFIGS = sorted(
     path
     for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml")

@@ -34,7 +34,7 @@ def add(cfg: CN) -> None:
     # Iterations in a row, 0 or more, that may be skipped before the training stops after all.
     own.SOLVER.SAFETY.MAX_SKIPPED = 10
     # So many batches that went wrong are kept in OUTPUT_DIR/faults, with the weights of then, for
-    # tools/replay_batch.py; 0 or more, of each process.
+    # deepfuse replay; 0 or more, of each process.
     own.SOLVER.SAFETY.KEPT_BATCHES = 3
 
     # Let our implementations of some of detectron2's modules compute the same in less time:

@@ -145,7 +145,7 @@ class TrainLoader:
                     f"{count} files of the data set cannot be read; "
                     "DEEPFUSE_D2.DATALOADER.MAX_DAMAGED allows "
                     f"{self.max_damaged}:\n{listed}\nReplace them, or raise the limit. "
-                    "tools/check_dataset.py lists all of a data set."
+                    "deepfuse check-data lists all of a data set."
                 )
             self._logger.error(
                 "%s cannot be read and is left out, another image takes its place (%d of %d that "

@@ -33,7 +33,7 @@ class AnomalyDetector:
 
     Losses that are not finite end the training, or the step alone, before anything is learned from
     them. Whatever error a step ends with is reported with the images of its batch, which is kept in
-    ``OUTPUT_DIR/faults`` for tools/replay_batch.py.
+    ``OUTPUT_DIR/faults`` for deepfuse replay.
 
     Args:
         cfg: DEEPFUSE_D2.SOLVER.SAFETY says what to do; the rest is advice and goes with the kept
@@ -220,7 +220,7 @@ class AnomalyDetector:
         except (OSError, RuntimeError, MemoryError) as error:
             return f"The batch could not be kept in {path}: {error}"
         self.kept_batches -= 1
-        return f"To look at it again: python tools/replay_batch.py {path}"
+        return f"To look at it again: deepfuse replay {path}"
 
 
 def first_not_finite(model: nn.Module) -> str | None:

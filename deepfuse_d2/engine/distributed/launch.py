@@ -67,7 +67,7 @@ def _join(main: Callable, args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--dist-url env:// takes the group from the environment, where {', '.join(missing)} "
             f"is missing; all of {', '.join(_VARIABLES)} must be set for each process. torchrun "
-            "sets them; tools/submit_slurm.py does it under Slurm."
+            "sets them; deepfuse submit does it under Slurm."
         )
     # srun and Kubernetes' operators leave it out: one process a machine, or a count by Slurm
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or _local_size_by_slurm()

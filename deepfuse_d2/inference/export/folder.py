@@ -1,22 +1,14 @@
-#!/usr/bin/env python3
-"""Write a trained model for other runtimes, and verify what was written.
+"""A folder with a trained model for other runtimes, where all that was written is verified.
 
-    python tools/export_model.py --config-file configs/... --weights model_final.pth --output folder
-    python tools/export_model.py ... --formats onnx --part rpn --image street.png KEY VALUE ...
-
-The folder gets model.ts (TorchScript), model.pt2 (torch.export) and model.onnx, sample.npz (an
-image as the network takes it, and what the model gives), config.yaml, and a README.md of inputs,
-outputs and measured differences. ONNX needs the extra "export" of the package.
-
-Every file is loaded again and compared with the model, on the sample and on images of other sizes.
-Exit code: 0; 1 if a file gives something else than the model; 2 for wrong arguments.
+It gets model.ts (TorchScript), model.pt2 (torch.export) and model.onnx, sample.npz (an image as the
+network takes it, and what the model gives), config.yaml, and a README.md of inputs, outputs and
+measured differences. Every file is loaded again and compared with the model, on the sample and on
+images of other sizes.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -29,14 +21,16 @@ from detectron2.modeling import build_model
 from torch import Tensor
 from tqdm import tqdm
 
-from deepfuse_d2.checkpoint import DeepFuseCheckpointer
-from deepfuse_d2.data.minicity.render import render_frame
-from deepfuse_d2.engine import check_config, load_config
-from deepfuse_d2.errors import ConfigError, UserError, WeightsError
-from deepfuse_d2.files import written_whole
-from deepfuse_d2.inference.export.formats import difference, export_graph, load_exported
-from deepfuse_d2.inference.export.graphs import PARTS, ExportGraph, build_graph
-from deepfuse_d2.version import __version__
+from ...checkpoint import DeepFuseCheckpointer
+from ...config.checking import check_config
+from ...data.minicity.render import render_frame
+from ...errors import ConfigError, WeightsError
+from ...files import written_whole
+from ...version import __version__
+from .formats import difference, export_graph, load_exported
+from .graphs import ExportGraph, build_graph
+
+__all__ = ["ENDINGS", "export_folder"]
 
 ENDINGS = {"torchscript": ".ts", "torch_export": ".pt2", "onnx": ".onnx"}
 # Other runtimes add numbers in another order.
@@ -58,58 +52,49 @@ outputs = session.run(None, {"image": image})""",
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--weights", metavar="FILE", help="(default: MODEL.WEIGHTS of the config)")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
-    parser.add_argument("--part", default="", choices=list(PARTS), help="(default: all there is)")
-    parser.add_argument(
-        "--formats", nargs="+", choices=list(ENDINGS), metavar="FORMAT",
-        help="of torchscript, torch_export, onnx (default: all that can hold the part)",
-    )  # fmt: skip
-    parser.add_argument("--image", metavar="FILE", help="for the sample (default: a drawn street)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    args = parser.parse_intermixed_args(argv)
-    try:
-        return export(args)
-    except UserError as error:
-        print(f"export_model.py: {error}", file=sys.stderr)
-        return 2
+def export_folder(
+    cfg: CfgNode,
+    output: Path,
+    part: str = "",
+    formats: Sequence[str] = (),
+    image_file: str | None = None,
+) -> tuple[dict[Path, str], bool]:
+    """Write the folder; return what is to be said of each file, and whether all are as the model.
 
-
-def export(args: argparse.Namespace) -> int:
-    weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
-    cfg = load_config(args.config_file, [*args.opts, *weights, "MODEL.DEVICE", "cpu"])
-    graph = build_graph(load_model(cfg), args.part)
-    formats = args.formats or [
+    Args:
+        cfg: of the model, with MODEL.WEIGHTS, on the CPU.
+        output: the folder.
+        part: of :data:`.graphs.PARTS`; all there is by default.
+        formats: of :data:`ENDINGS`; by default all that can hold the part.
+        image_file: for the sample; by default a drawn street.
+    """
+    graph = build_graph(load_model(cfg), part)
+    formats = formats or [
         name for name in ENDINGS if (name, graph.part) != ("torch_export", "detector")
     ]
-    image = sample_image(cfg, args.image)
+    image = sample_image(cfg, image_file)
     inputs = as_inputs(image, graph)
     with torch.no_grad():
         expected = [graph(x) for x in inputs]
 
     apart = {}
     for name in tqdm(formats, desc="Formats"):
-        file = args.output / f"model{ENDINGS[name]}"
+        file = output / f"model{ENDINGS[name]}"
         export_graph(graph, file)
         run = load_exported(file)
         apart[file.name] = [
             difference(run(x), y, graph.part) for x, y in zip(inputs, expected, strict=True)
         ]
-    write_sample(args.output / "sample.npz", inputs[0], expected[0], graph)
+    write_sample(output / "sample.npz", inputs[0], expected[0], graph)
     sizes = [tuple(x.shape[-2:]) for x in inputs]
-    write_text(args.output / "README.md", readme(cfg, graph, inputs[0], expected[0], apart, sizes))
-    write_text(args.output / "config.yaml", cfg.dump())
+    write_text(output / "README.md", readme(cfg, graph, inputs[0], expected[0], apart, sizes))
+    write_text(output / "config.yaml", cfg.dump())
     wrong = [name for name, values in apart.items() if not all(map(agrees, values))]
+    verdicts = {}
     for name, values in apart.items():
         verdict = "DIFFERS FROM THE MODEL" if name in wrong else "verified"
-        print(f"{args.output / name}: {verdict}; {describe(values)}")
-    print(args.output / "README.md")
-    return int(bool(wrong))
+        verdicts[output / name] = f"{verdict}; {describe(values)}"
+    return verdicts, not wrong
 
 
 def load_model(cfg: CfgNode) -> torch.nn.Module:
@@ -259,7 +244,3 @@ def classes(cfg: CfgNode, graph: ExportGraph) -> str:
     if not names:
         return ""
     return "Classes: " + ", ".join(f"{i} {name}" for i, name in enumerate(names)) + ".\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -65,7 +65,7 @@ def load_exported(file: str | os.PathLike) -> Callable[[Tensor], tuple[Tensor, .
     file = Path(file)
     load = _look_up(file)[1]
     if not file.is_file():
-        raise WeightsError(f"{file} does not exist; tools/export_model.py writes such files.")
+        raise WeightsError(f"{file} does not exist; deepfuse export writes such files.")
     with _quiet():
         return load(file)
 

@@ -5,7 +5,7 @@ stages are deep enough to carry meaning. Depth and multiply-adds stay the same: 
 much in every stage, with twice the channels on a quarter of the positions. Widths are the standard
 ones, as the paper prints none others; parameters grow by a fifth.
 
-There are no public weights: tools/pretrain_classifier.py trains some. Parameter names are those of
+There are no public weights: deepfuse pretrain trains some. Parameter names are those of
 detectron2's ResNet.
 """
 

@@ -1,0 +1,54 @@
+"""Arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = [
+    "add_config_file",
+    "add_overrides",
+    "add_recipe",
+    "config_and_overrides",
+    "files_and_recipes",
+]
+
+
+def add_config_file(parser: argparse.ArgumentParser, **options) -> None:
+    """Add ``--config-file``: a yaml, or the name of a recipe."""
+    given = {"required": True, "metavar": "FILE", "help": "a yaml, or the name of a recipe"}
+    action = parser.add_argument("--config-file", **given | options)
+    action.completer = files_and_recipes
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add what changes keys of a config: ``KEY VALUE ...`` anywhere on the line."""
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add ``[RECIPE] [KEY VALUE ...]``, and ``--config-file`` in place of the recipe."""
+    words = parser.add_argument(
+        "opts", nargs="*", metavar="RECIPE KEY VALUE",
+        help="the name of a recipe (deepfuse recipes lists them) or a yaml; config overrides",
+    )  # fmt: skip
+    words.completer = files_and_recipes
+    add_config_file(parser, required=False, default="", help="in place of RECIPE")
+
+
+def config_and_overrides(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """Return the config, a file or a recipe, and the pairs, of :func:`add_recipe`.
+
+    Overrides come in pairs, so that a first word too many is the recipe.
+    """
+    if args.config_file or len(args.opts) % 2 == 0:
+        return args.config_file, args.opts
+    return args.opts[0], args.opts[1:]
+
+
+def files_and_recipes(prefix: str, **_) -> list[str]:
+    """What the shell offers for a config."""
+    from argcomplete.completers import FilesCompleter
+
+    from ..config.recipes import list_configs
+
+    return [*list_configs(f"{prefix}*"), *FilesCompleter(["yaml", "yml"])(prefix)]
