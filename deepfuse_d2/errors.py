@@ -6,6 +6,7 @@ without a stack trace and exit with code 2. They are ordinary `ValueError`, `Key
 """
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 
 __all__ = [
@@ -50,8 +51,19 @@ class ImageError(UserError, ValueError):
 
 @contextlib.contextmanager
 def config_errors() -> Iterator[None]:
-    """A ValueError of a constructor with arguments from a config is a mistake in the config."""
+    """A ValueError of our own constructors, with arguments from a config, is a mistake in it.
+
+    One that other code raises is a fault in that code, whose trace its authors need.
+    """
     try:
         yield
     except ValueError as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+        if isinstance(error, UserError) or not _is_ours(error):
+            raise
+        raise ConfigError(str(error)) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether a line of this package raised it."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith(f"{__package__}.")

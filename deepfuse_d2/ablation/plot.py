@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..files import written_whole
-from .report import Row
 from .statistics import estimate
+from .summary import Row
 
 __all__ = ["plot_rows"]
 

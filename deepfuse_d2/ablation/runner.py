@@ -1,7 +1,7 @@
 """Trains and evaluates cells, each in a process of its own, and writes down what came of them.
 
-A training that is killed goes on from its last checkpoint the next time, which is not bit for bit
-the training that was never stopped: the order of the images starts anew.
+A training that is killed goes on from its last checkpoint the next time, as one that was never
+stopped (engine/resume): on a CPU its figures are the same to the last bit.
 """
 
 from __future__ import annotations

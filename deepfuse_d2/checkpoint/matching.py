@@ -10,19 +10,17 @@ Several names under 3, or two tensors for one place, are an error: detectron2's 
 this replaces, take the longest match.
 """
 
-import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import WeightsError
+from ..layers import DeepFuse
 
-__all__ = ["Match", "match"]
+__all__ = ["Match", "deepfuse_names", "match"]
 
-# A DeepFuse operation, wherever it is built in: fuse2, fuse_up3, backbone.bottom_up.fuse.res3, ...
-_DEEPFUSE = re.compile(r"(^|\.)fuse\w*\.")
 # Counts batches for a way of averaging that nobody uses; old files lack it.
 _COUNTER = "num_batches_tracked"
 _BOTTOM_UPS = ("backbone.bottom_up.", "backbone.")
@@ -42,6 +40,7 @@ class Match:
         bottom_up: what names in the bottom-up network begin with; "" if the model has none, and
             the whole model counts as one.
         total: names in the bottom-up network, without those of DeepFuse operations.
+        deepfuse: names of DeepFuse operations in the model, wherever they are built in.
     """
 
     placed: dict[str, Tensor]
@@ -51,30 +50,36 @@ class Match:
     wrong_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     bottom_up: str = ""
     total: int = 0
+    deepfuse: Set[str] = frozenset()
 
     @property
     def fraction(self) -> float:
         """Part of the bottom-up network that the file fills, 0..1; 1 if there is none."""
         matched = sum(
-            name.startswith(self.bottom_up) and _counts(name) and not _DEEPFUSE.search(name)
+            name.startswith(self.bottom_up) and _counts(name) and name not in self.deepfuse
             for name in self.placed
         )
         return matched / self.total if self.total else 1.0
 
 
-def match(state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]) -> Match:
+def match(
+    state: Mapping[str, Tensor],
+    model_state: Mapping[str, Tensor],
+    deepfuse: Set[str] = frozenset(),
+) -> Match:
     """Find a place in the model for every tensor of a file.
 
     Args:
         state: the file: names, full or relative to the bottom-up network -> tensors.
         model_state: the model's ``state_dict()``.
+        deepfuse: see :func:`deepfuse_names`.
 
     Raises: WeightsError: a tensor could go to several places, or two to one.
     """
     bottom_up = next((p for p in _BOTTOM_UPS if any(n.startswith(p) for n in model_state)), "")
     places, unexpected = _places(state, model_state, bottom_up)
 
-    found = Match({}, unexpected=unexpected, bottom_up=bottom_up)
+    found = Match({}, unexpected=unexpected, bottom_up=bottom_up, deepfuse=deepfuse)
     for name, tensor in model_state.items():
         if name in places:
             ours = state[places[name]]
@@ -86,13 +91,26 @@ def match(state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]) -> Mat
     parts = {_part(name, bottom_up) for name in places}
     for name in model_state:
         in_bottom_up = name.startswith(bottom_up)
-        deepfuse = bool(_DEEPFUSE.search(name))
+        is_deepfuse = name in deepfuse
         if _counts(name):
-            found.total += in_bottom_up and not deepfuse
+            found.total += in_bottom_up and not is_deepfuse
             if name not in places:
-                new = deepfuse or (not in_bottom_up and _part(name, bottom_up) not in parts)
+                new = is_deepfuse or (not in_bottom_up and _part(name, bottom_up) not in parts)
                 (found.new if new else found.missing).append(name)
     return found
+
+
+def deepfuse_names(model: nn.Module) -> set[str]:
+    """Names of the DeepFuse operations' tensors in the model, which files of a plain network lack.
+
+    DeepFuse is put into networks that were trained without it, and then starts as configured.
+    """
+    return {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, DeepFuse)
+        for name in module.state_dict()
+    }
 
 
 def under_one_prefix(

@@ -10,9 +10,10 @@ from torch import nn
 from weights_models import IMAGENET, resnet
 
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
-from deepfuse_d2.checkpoint.matching import match
+from deepfuse_d2.checkpoint.matching import deepfuse_names, match
 from deepfuse_d2.checkpoint.report import check_match, describe
 from deepfuse_d2.errors import ConfigError, WeightsError
+from deepfuse_d2.layers import DeepFuse
 from deepfuse_d2.modeling.neck import DeepFuseFPN
 
 
@@ -27,8 +28,8 @@ class Tiny(nn.Module):
             self.backbone.bottom_up.add_module(f"res{stage}", nn.Conv2d(2, 2, 1))
         self.backbone.fpn_output2 = nn.Conv2d(2, 2, 1)
         if deepfuse:
-            self.backbone.bottom_up.fuse_res3 = nn.Conv2d(2, 2, 1)
-            self.backbone.fuse2 = nn.Conv2d(2, 2, 1)
+            self.backbone.bottom_up.fuse_res3 = DeepFuse([2, 2], 2, unit="residual")
+            self.backbone.fuse2 = DeepFuse([2, 2], 2, unit="residual")
         self.roi_heads = nn.Module()
         self.roi_heads.box_head = nn.Sequential(nn.Linear(2, width), nn.Linear(width, width))
         self.roi_heads.box_predictor = nn.Linear(width, classes)
@@ -52,7 +53,7 @@ def test_an_fpn_keeps_its_function_when_deepfuse_is_plugged_in(tmp_path):
     image = torch.randn(1, 3, 64, 64)
     for name, feature in fpn.backbone(image).items():
         assert torch.equal(deepfuse.backbone(image)[name], feature)
-    found = match(fpn.state_dict(), deepfuse.state_dict())
+    found = match(fpn.state_dict(), deepfuse.state_dict(), deepfuse_names(deepfuse))
     assert (found.missing, found.unexpected, found.fraction) == ([], [], 1.0)
     assert all(".fuse" in name for name in found.new)
     assert "new, start as configured: backbone.fuse4.scale" in describe(found)
@@ -69,7 +70,7 @@ def test_the_report_counts_by_module_and_names_what_was_not_matched(tmp_path, ca
     rows = {line.split()[0]: line.split()[1:] for line in report.splitlines()[1:] if line}
     assert rows["backbone.bottom_up.res3"] == ["1", "1"]  # one matched, one missing
     assert rows["roi_heads.box_predictor"] == ["2"]
-    assert rows["all"] == ["13", "4", "1", "1", "2"]
+    assert rows["all"] == ["13", "10", "1", "1", "2"]
     assert "missing in the file, start as configured: backbone.bottom_up.res3.bias" in report
     assert "unexpected, not used: roi_heads.mask_head.weight" in report
     assert "box_predictor.weight (5, 4), here (3, 4), roi_heads.box_predictor.bias (5,)" in report
@@ -135,6 +136,19 @@ def test_a_network_used_up_to_a_stage_takes_the_weights_of_the_whole(tmp_path):
     model = resnet(18, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3"])
     DeepFuseCheckpointer(model, min_match=1.0).load(str(tmp_path / "weights.pth"))
     assert list(model.backbone.output_shape().values())[-1] == ShapeSpec(channels=128, stride=8)
+
+
+def test_a_fusion_of_another_network_is_no_deepfuse(tmp_path):
+    """As timm's HRNet names the layers that a third of it consists of."""
+    model = Tiny()
+    model.backbone.bottom_up.fuse_layers = nn.Sequential(*[nn.Conv2d(2, 2, 1) for _ in range(4)])
+    state = {n: x for n, x in model.state_dict().items() if "fuse_layers" not in n}
+    found = match(state, model.state_dict(), deepfuse_names(model))
+    assert len(found.missing) == 8
+    assert found.new == []
+    assert found.fraction == 0.5
+    with pytest.raises(WeightsError, match="fills 50% of the bottom-up network"):
+        load(tmp_path, state, model)
 
 
 def test_a_name_with_several_places_is_an_error():

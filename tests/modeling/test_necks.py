@@ -12,13 +12,28 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from neck_suite import NeckSuite, build, small_config
 
 from deepfuse_d2 import add_deepfuse_config
-from deepfuse_d2.errors import ConfigError
+from deepfuse_d2.errors import ConfigError, UserError
 from deepfuse_d2.layers import MERGES, UNITS
-from deepfuse_d2.modeling import DeepFuseFPN
+from deepfuse_d2.modeling import NECK_REGISTRY, DeepFuseFPN
 
 
 class TestDeepFuseFPN(NeckSuite):
     overrides = ("MODEL.NECK.NAME", "DeepFuseFPN")
+
+
+def test_a_fault_in_a_neck_of_another_project_keeps_its_trace():
+    def faulty(cfg, bottom_up):
+        return int("not a number")
+
+    NECK_REGISTRY._obj_map["FaultyNeck"] = faulty
+    try:
+        with pytest.raises(ValueError, match="invalid literal for int") as caught:
+            build_model(small_config("MODEL.NECK.NAME", "FaultyNeck"))
+    finally:
+        del NECK_REGISTRY._obj_map["FaultyNeck"]
+    assert not isinstance(caught.value, UserError)
+    with pytest.raises(ConfigError, match="DeepFuse unit"):
+        build_model(small_config("MODEL.DEEPFUSE.UNIT", "residue"))
 
 
 class TestDeepFuseFPNWithEverything(NeckSuite):
