@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import detection_utils as utils
 from PIL import Image
 
-from ..errors import DatasetError
+from ..errors import DatasetError, ImageError
 from .check_annotations import check_annotations
+from .images import read_image
 from .label_images import read_labels
 from .problems import collect_problems
 
@@ -149,13 +149,10 @@ def _inspect(record: dict[str, Any], report: Report) -> Facts:
     image = record["file_name"]
     facts = Facts(image)
     try:
-        pixels = np.ascontiguousarray(utils.read_image(image, format="RGB"))
-    except FileNotFoundError:
-        facts.problems.append(Problem(True, f"Image {image} is missing.", image))
-    except Exception as error:  # a damaged file gets Pillow to raise almost anything
-        facts.problems.append(
-            Problem(True, f"Image {image} is damaged or no image ({error}).", image)
-        )
+        pixels = read_image(image)
+    except ImageError as error:
+        text = str(error) if os.path.exists(image) else f"Image {image} is missing."
+        facts.problems.append(Problem(True, text, image))
     else:
         facts.size = pixels.shape[:2]
         facts.digest = hashlib.blake2b(pixels, digest_size=16).hexdigest() + str(pixels.shape)

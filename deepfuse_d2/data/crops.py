@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from tqdm import tqdm
 
 from ..errors import ConfigError, DatasetError
+from .images import read_image
 
 __all__ = ["crop_objects"]
 
@@ -47,7 +47,7 @@ def crop_objects(dataset: str, output: Path, margin: float, min_size: int) -> Co
         image = None
         for index, (label, box) in enumerate(objects(record, min_size)):
             if image is None:
-                image = read_image(record["file_name"], format="BGR")
+                image = read_image(record["file_name"])
             crop = cut(image, box, margin)
             if crop.size:
                 folders[label].mkdir(parents=True, exist_ok=True)

@@ -6,32 +6,23 @@ no binary mask is ever made, and the cost does not grow with the number of insta
 """
 
 import os
-import struct
-import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import DatasetError
 from ..files import written_whole
+from .images import DECODE_ERRORS, damaged, upright_size
 
 __all__ = [
     "Region",
     "check_same_size",
     "encode_regions",
-    "image_size",
     "read_labels",
     "save_labels",
 ]
-
-# What Pillow lets through for a file that is not, or no longer, a whole image.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, struct.error, zlib.error)
-
-# What the last bytes of a whole file hold; a transfer that broke off lacks it.
-_TRAILERS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
-_TRAILER_BYTES = 1024
 
 
 class Region(NamedTuple):
@@ -111,11 +102,12 @@ def read_labels(path: str | os.PathLike) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            labels = np.asarray(image)
+            # upright, as the image beside it is read
+            labels = np.asarray(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise DatasetError(f"Label file {path} is missing.") from error
-    except _DECODE_ERRORS as error:
-        raise DatasetError(_damaged(path, error)) from error
+    except DECODE_ERRORS as error:
+        raise DatasetError(damaged(path, error)) from error
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
         raise DatasetError(
             f"{path} holds {labels.dtype} pixels of shape {labels.shape}; a label image has one "
@@ -130,42 +122,12 @@ def save_labels(labels: np.ndarray, path: str | os.PathLike) -> None:
         Image.fromarray(labels).save(temporary, format="PNG")
 
 
-def image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Reads (height, width) from the header, and looks whether the end of the file is there.
-
-    No pixel is decoded.
-
-    Raises:
-        DatasetError: the file is missing, no image, or cut off.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            trailer = _TRAILERS.get(image.format)
-        if trailer is not None:
-            with open(path, "rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - _TRAILER_BYTES))
-                if trailer not in file.read():
-                    raise OSError("the end of the file is missing")
-    except FileNotFoundError as error:
-        raise DatasetError(f"Image {path} is missing.") from error
-    except _DECODE_ERRORS as error:
-        raise DatasetError(_damaged(path, error)) from error
-    return height, width
-
-
 def check_same_size(image: str | os.PathLike, label: str | os.PathLike, label_size) -> None:
     """Raises a DatasetError unless `image` has the (height, width) `label_size` of its label."""
-    size = image_size(image)
+    size = upright_size(image)
     if size != tuple(label_size):
         raise DatasetError(
             f"{image} is {size[1]} x {size[0]} pixels, but its label {label} is "
-            f"{label_size[1]} x {label_size[0]}. The two must belong to one frame."
+            f"{label_size[1]} x {label_size[0]}. The two must belong to one frame"
+            + (" and be turned alike (EXIF)." if size[::-1] == tuple(label_size) else ".")
         )
-
-
-def _damaged(path: str | os.PathLike, error: Exception) -> str:
-    # Pillow's own message may repeat the path
-    reason = str(error).split(str(path))[0].rstrip(" '\"") or type(error).__name__
-    return f"{path} is damaged or incomplete ({reason}). Copy or download this file again."

@@ -12,6 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from tqdm import tqdm
 
+from ..data.images import read_image
+from ..data.label_images import read_labels
 from ..errors import ConfigError
 from ..inference import Predictor
 from ..visualization import draw_annotations, draw_labels, draw_predictions, sheet
@@ -66,11 +68,11 @@ def titles_of(names: Sequence[str], threshold: float) -> list[str]:
 def ground_truth(records: list[dict], metadata: Metadata, scale: float) -> Iterator[np.ndarray]:
     """Each image with its instances, or its labels where it has no instances."""
     for record in records:
-        image = cv2.imread(record["file_name"])
+        image = read_image(record["file_name"])
         if "annotations" in record or not record.get("sem_seg_file_name"):
             yield draw_annotations(image, record, metadata, scale)
         else:
-            labels = cv2.imread(record["sem_seg_file_name"], cv2.IMREAD_GRAYSCALE)
+            labels = read_labels(record["sem_seg_file_name"])
             yield draw_labels(scaled(image, scale), labels, metadata)
 
 
@@ -81,7 +83,7 @@ def draw_model(
     predictor = Predictor(cfg)
     files = [record["file_name"] for record in records]
     for file, found in zip(files, predictor(iter(files)), strict=True):
-        image = cv2.imread(file)
+        image = read_image(file)
         if hasattr(found, "pred_boxes"):
             yield draw_predictions(image, found[found.scores >= threshold], metadata, scale)
         else:

@@ -1,36 +1,30 @@
 """Which evaluator a data set gets: a table keyed by the ``evaluator_type`` of its metadata."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 
 from ..errors import ConfigError
 from ..evaluation import (
     CityscapesInstanceEvaluator,
     CityscapesSemSegEvaluator,
+    COCOInstanceEvaluator,
     SemSegEvaluator,
 )
+from ..evaluation.coco_instance import COCO_MAX_DETECTIONS
 from ..modeling.meta_arch.protocol import meta_arch_of, predictions_of
 from ..submission import build_submission_writer
 
 __all__ = ["EVALUATORS", "build_evaluator", "check_evaluators"]
 
 
-def _coco(dataset_name: str, output_dir: str) -> COCOEvaluator:
-    # The fast implementation is compiled code, which a detectron2 of python sources lacks.
-    # A cached ground truth would outlive a change of the data set.
-    return COCOEvaluator(
-        dataset_name, output_dir=output_dir, use_fast_impl=False, allow_cached_coco=False
-    )
-
-
 # evaluator_type -> builder(dataset_name, output_dir)
 EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "cityscapes_instance": CityscapesInstanceEvaluator,
     "cityscapes_sem_seg": CityscapesSemSegEvaluator,
-    "coco": _coco,
+    "coco": COCOInstanceEvaluator,
     "sem_seg": SemSegEvaluator,
 }
 # evaluator_type -> what it looks for in a prediction, any of them
@@ -60,10 +54,21 @@ def check_evaluators(cfg: CfgNode) -> None:
             )
 
 
-def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+def build_evaluator(
+    dataset_name: str,
+    output_dir: str,
+    *,
+    detections_per_image: int = COCO_MAX_DETECTIONS,
+    oks_sigmas: Sequence[float] = (),
+) -> DatasetEvaluator:
     """Evaluator of `dataset_name`; what it writes goes to `output_dir`.
 
     A split without labels gets a writer of the submission to its test server instead.
+
+    Args:
+        detections_per_image: that the model gives at most; COCO's AP takes as many, and its own 100
+            where they are fewer. Cityscapes' has no limit.
+        oks_sigmas: of keypoints, for COCO's AP; by default COCO's 17.
     """
     metadata = MetadataCatalog.get(dataset_name)
     if metadata.get("has_labels") is False:
@@ -75,4 +80,8 @@ def build_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
             f"{evaluator_type!r} in its metadata; there are evaluators for {list(EVALUATORS)}. Set "
             "one of them in the metadata, or add yours to deepfuse_d2.engine.evaluators.EVALUATORS."
         )
-    return EVALUATORS[evaluator_type](dataset_name, output_dir)
+    build = EVALUATORS[evaluator_type]
+    if build is COCOInstanceEvaluator:
+        limit = max(detections_per_image, COCO_MAX_DETECTIONS)
+        return build(dataset_name, output_dir, max_detections=limit, oks_sigmas=oks_sigmas)
+    return build(dataset_name, output_dir)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import TrainerBase
@@ -18,9 +18,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 
 from ..checkpoint import DeepFuseCheckpointer
+from ..data.loader.test_loader import TestLoader, build_test_loader
 from ..data.loader.train_loader import TrainLoader, build_train_loader
 from ..data.mappers.build import build_mapper
 from ..data.mappers.filtering import drop_small_instances
@@ -185,13 +185,18 @@ class Trainer(ResumableTrainer):
         return build_train_loader(cfg, mapper=mapper, records=records, pin_memory=pin_memory)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestLoader:
         mapper = build_mapper(mapper_name_of(meta_arch_of(cfg)), cfg, "predict")
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return build_test_loader(cfg, dataset_name, mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return build_evaluator(dataset_name, f"{cfg.OUTPUT_DIR}/inference/{dataset_name}")
+        return build_evaluator(
+            dataset_name,
+            f"{cfg.OUTPUT_DIR}/inference/{dataset_name}",
+            detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
 
     @classmethod
     def test(

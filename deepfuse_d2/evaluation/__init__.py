@@ -2,6 +2,12 @@
 
 from .cityscapes_instance import CityscapesInstanceEvaluator
 from .cityscapes_sem_seg import CityscapesSemSegEvaluator
+from .coco_instance import COCOInstanceEvaluator
 from .sem_seg import SemSegEvaluator
 
-__all__ = ["CityscapesInstanceEvaluator", "CityscapesSemSegEvaluator", "SemSegEvaluator"]
+__all__ = [
+    "COCOInstanceEvaluator",
+    "CityscapesInstanceEvaluator",
+    "CityscapesSemSegEvaluator",
+    "SemSegEvaluator",
+]

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from . import notices
 from .ground_truth import GroundTruthFiles
 
-__all__ = ["PerImageEvaluator"]
+__all__ = ["PerImageEvaluator", "gather_by_image"]
 
 Record = TypeVar("Record")
 
@@ -73,10 +73,11 @@ class PerImageEvaluator(DatasetEvaluator):
             ``OrderedDict({task: {name: percent}})`` on the main rank, ``{}`` elsewhere.
         """
         extra = (self._left_out, self._undefined)
-        gathered = _gather_by_image(self._records, extra, distributed=self._distributed)
+        gathered = gather_by_image(self._records, extra, distributed=self._distributed)
         if gathered is None:
             return {}
-        records, extras = gathered
+        by_image, extras = gathered
+        records = list(by_image.values())
         left_out = sorted(set().union(*(images for images, _ in extras)))
         notices.warn_of_left_out(self._dataset_name, left_out, len(records))
         results = self._average(records, left_out, sum(count for _, count in extras))
@@ -98,10 +99,10 @@ class PerImageEvaluator(DatasetEvaluator):
         """Return the results of all images in percent; warn, log and write what there is to say."""
 
 
-def _gather_by_image(
-    records: dict[str, Record], extra: object, *, distributed: bool
-) -> tuple[list[Record], list[Any]] | None:
-    """Return the records of all ranks in the order of image names, each image once.
+def gather_by_image(
+    records: dict[Any, Record], extra: object, *, distributed: bool
+) -> tuple[dict[Any, Record], list[Any]] | None:
+    """Return the records of all ranks by image, in the order of their names, each image once.
 
     Of an image that several ranks have, as padding samplers do, the lowest rank's record stays.
 
@@ -119,7 +120,8 @@ def _gather_by_image(
         gathered = comm.gather(gathered[0])
         if not comm.is_main_process():
             return None
-    merged: dict[str, Record] = {}
+    merged: dict[Any, Record] = {}
     for of_rank, _ in reversed(gathered):
         merged.update(of_rank)  # the lowest rank last, so that its record stays
-    return [merged[image] for image in sorted(merged)], [extra for _, extra in gathered]
+    ordered = sorted(merged, key=lambda image: (type(image).__name__, image))
+    return {image: merged[image] for image in ordered}, [extra for _, extra in gathered]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..checkpoint import DeepFuseCheckpointer
 from ..config.checking import check_config
 from ..config.loading import load_config
+from ..data.images import to_format
 from ..errors import ConfigError, ImageError, WeightsError
 from ..modeling.meta_arch import DenseInference
 from ..modeling.meta_arch.protocol import channels_of, predictions_of
@@ -256,8 +257,7 @@ class Predictor:
         image_format = self.cfg.INPUT.FORMAT
         if self._channels != 3:
             return read_channels(source, self._channels, image_format, self.max_pixels)
-        image = read_image(source, self.max_pixels)
-        return image[:, :, ::-1] if image_format == "RGB" else image
+        return to_format(read_image(source, self.max_pixels), image_format)
 
     def _resized(self, image: np.ndarray) -> np.ndarray:
         transform = self._resize.get_transform(image)

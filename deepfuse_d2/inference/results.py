@@ -13,7 +13,13 @@ from ..errors import ConfigError, ImageError
 from ..modeling.postprocessing import row_bands
 from ..modeling.postprocessing.paste import paste_masks
 from ..modeling.postprocessing.unpasted import scale_unpasted
-from ..structures.mask_crops import MaskCrop, crops_from_masks, crops_from_unpasted
+from ..structures.mask_crops import (
+    MaskCrop,
+    crops_from_masks,
+    crops_from_unpasted,
+    encode_crop,
+    rle_as_text,
+)
 
 __all__ = [
     "OUTPUTS",
@@ -21,7 +27,6 @@ __all__ = [
     "convert",
     "convert_labels",
     "convert_predictions",
-    "encode_crop",
     "labels_of_logits",
 ]
 
@@ -185,7 +190,7 @@ def convert_labels(labels: Tensor, output: str, metadata: Metadata):
 
         rles = [coco.encode(np.asfortranarray(labels.numpy() == c).view(np.uint8)) for c in classes]
         return [
-            {"category_id": c, "segmentation": _as_text(rle)}
+            {"category_id": c, "segmentation": rle_as_text(rle)}
             for c, rle in zip(classes, rles, strict=True)
         ]
     Detections = _supervision().Detections
@@ -199,35 +204,6 @@ def convert_labels(labels: Tensor, output: str, metadata: Metadata):
 def labels_of_logits(logits: Tensor) -> Tensor:
     """(K, H, W) logits, or labels (H, W) already, as labels: uint8, int32 from 257 classes on."""
     return logits if logits.ndim == 2 else row_bands.labels_of(row_bands.in_pieces([logits]))
-
-
-def encode_crop(crop: MaskCrop, height: int, width: int) -> dict:
-    """COCO's compressed run lengths of a mask of which only a part is given.
-
-    The work is proportional to the part: an image of any size costs the same.
-    """
-    from pycocotools import mask as coco
-
-    top, left, inside = crop
-    # along each column, where the mask starts and where it ends
-    framed = np.zeros((inside.shape[1], inside.shape[0] + 2), dtype=np.int8)
-    framed[:, 1:-1] = inside.T
-    column, row = np.nonzero(np.diff(framed, axis=1))
-    edges = (left + column).astype(np.int64) * height + top + row
-    # a run that goes on at the top of the next column
-    joined = np.nonzero(edges[1:-1:2] == edges[2::2])[0]
-    edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
-    counts = np.diff(np.concatenate([[0], edges, [height * width]]))
-    if len(edges) and edges[-1] == height * width:
-        counts = counts[:-1]
-    rle = {"size": [height, width], "counts": counts.tolist()}
-    return _as_text(coco.frPyObjects(rle, height, width))
-
-
-def _as_text(rle: dict) -> dict:
-    counts = rle["counts"]
-    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-    return {"size": [int(side) for side in rle["size"]], "counts": text}
 
 
 def _supervision():

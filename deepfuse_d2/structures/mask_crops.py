@@ -19,6 +19,8 @@ __all__ = [
     "crops_from_rle",
     "crops_from_unpasted",
     "crops_of_instances",
+    "encode_crop",
+    "rle_as_text",
 ]
 
 # (top, left, crop): crop is a bool array (h, w) that lies at rows top..top + h and columns
@@ -171,6 +173,36 @@ def crops_of_instances(
             f"{tuple(shape)}; predictions must be resized to the size of the original image."
         )
     return crops
+
+
+def encode_crop(crop: MaskCrop, height: int, width: int) -> dict:
+    """COCO's compressed run lengths of a mask of which only a part is given.
+
+    The work is proportional to the part: an image of any size costs the same.
+    """
+    from pycocotools import mask as coco
+
+    top, left, inside = crop
+    # along each column, where the mask starts and where it ends
+    framed = np.zeros((inside.shape[1], inside.shape[0] + 2), dtype=np.int8)
+    framed[:, 1:-1] = inside.T
+    column, row = np.nonzero(np.diff(framed, axis=1))
+    edges = (left + column).astype(np.int64) * height + top + row
+    # a run that goes on at the top of the next column
+    joined = np.nonzero(edges[1:-1:2] == edges[2::2])[0]
+    edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
+    counts = np.diff(np.concatenate([[0], edges, [height * width]]))
+    if len(edges) and edges[-1] == height * width:
+        counts = counts[:-1]
+    rle = {"size": [height, width], "counts": counts.tolist()}
+    return rle_as_text(coco.frPyObjects(rle, height, width))
+
+
+def rle_as_text(rle: dict) -> dict:
+    """COCO's compressed RLE with text for bytes, which JSON can hold."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(side) for side in rle["size"]], "counts": text}
 
 
 def _extent(occupied: np.ndarray) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.label_images import image_size
+from ..data.images import upright_size
 from ..errors import ConfigError, DatasetError
 from ..evaluation.label_maps import best_class, check_classes
 
@@ -61,7 +61,7 @@ def label_map(output: dict[str, Any], record: dict[str, Any], num_classes: int) 
 def wrong_png(path: Path, name: str, record: dict[str, Any], mode: str) -> str:
     """Returns what is wrong with form or size of a PNG that shall have Pillow's `mode`, or ""."""
     try:
-        height, width = image_size(path)
+        height, width = upright_size(path)
         with Image.open(path) as image:
             found = image.mode
     except (DatasetError, OSError) as error:

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..data.images import read_image
+from ..data.label_images import read_labels
 from ..errors import DatasetError
 from .drawing import draw_annotations, draw_labels
 
@@ -33,11 +35,7 @@ def load_samples(dataset: str, count: int) -> list[dict]:
 
 def draw_sample(sample: dict, dataset: str, tile_width: int) -> np.ndarray:
     """One sample, from top to bottom: picture, instances, semantic classes, as there are."""
-    image = cv2.imread(sample["file_name"])
-    if image is None:
-        raise DatasetError(
-            f"cannot read {sample['file_name']}; prepare the data set again, see datasets/README.md"
-        )
+    image = read_image(sample["file_name"])
     scale = tile_width / image.shape[1]
     size = (tile_width, round(image.shape[0] * scale))
     metadata = MetadataCatalog.get(dataset)
@@ -46,11 +44,7 @@ def draw_sample(sample: dict, dataset: str, tile_width: int) -> np.ndarray:
     if "annotations" in sample:
         panels.append(draw_annotations(image, sample, metadata, scale))
     if sample.get("sem_seg_file_name"):
-        classes = cv2.imread(sample["sem_seg_file_name"], cv2.IMREAD_GRAYSCALE)
-        if classes is None:
-            raise DatasetError(
-                f"cannot read {sample['sem_seg_file_name']}; prepare the data set again"
-            )
+        classes = read_labels(sample["sem_seg_file_name"])
         stuff = MetadataCatalog.get(dataset.replace("_instance_seg_", "_sem_seg_"))
         panels.append(draw_labels(large, classes, stuff))
     return np.concatenate(panels)

@@ -85,7 +85,7 @@ def test_what_is_wrong_is_named_with_the_remedy(root, ids):
 
     for file in (root / "val").iterdir():
         file.unlink()
-    with pytest.raises(DatasetError, match=r"val holds no image \(\.bmp, .*\.png\)" + remedy):
+    with pytest.raises(DatasetError, match=r"val holds no image \(\.bmp, .*\.webp\)" + remedy):
         load_camvid(root, "val")
 
 

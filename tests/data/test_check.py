@@ -146,7 +146,7 @@ def test_images_that_training_cannot_read_are_errors(pairs, tmp_path):
     texts = errors("my_pairs")
     assert len(texts) == 3
     assert "0.png is missing" in texts[0]
-    assert "1.png is damaged or no image" in texts[1]
+    assert "1.png is damaged" in texts[1]
     assert "2.png is 30 x 20 pixels, its labels are for 30 x 40" in texts[2]
 
 

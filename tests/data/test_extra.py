@@ -177,16 +177,21 @@ def test_a_wrong_list_registers_nothing(data):
 
 def test_what_is_missing_or_damaged_is_named_when_it_is_used(data):
     register_extra([COCO, LABELS, {**COCO, "NAME": "no_json", "JSON": "no.json"}])
-    with pytest.raises(DatasetError, match=r'"no_json": annotation file .*no\.json does not exist'):
+    with pytest.raises(DatasetError, match=r'"no_json": Annotation file .*no\.json does not exist'):
         DatasetCatalog.get("no_json")
     content = json.loads((data / "train.json").read_text())
-    del content["annotations"][0]["category_id"]
-    for text in ("{", json.dumps(content), "[]", json.dumps({**content, "categories": []})):
+    for text, message in (
+        ("{", "holds no JSON"),
+        ("[]", "holds a list, as files of COCO's results do"),
+        (json.dumps({**content, "categories": []}), "holds no category"),
+        (json.dumps({"images": []}), r'is not in COCO\'s format: it has no "categories"'),
+    ):
         (data / "train.json").write_text(text)
-        with pytest.raises(DatasetError, match=r"train\.json is not in COCO's format"):
+        with pytest.raises(DatasetError, match=rf'"my_train": .*train\.json:? .*{message}'):
             DatasetCatalog.get("my_train")
+    (data / "train.json").write_text(json.dumps(content))
     (data / "images").rename(data / "pictures")
-    with pytest.raises(DatasetError, match=r'"my_train": image folder .*images does not exist'):
+    with pytest.raises(DatasetError, match=r'"my_train": .*image folder .*images does not exist'):
         DatasetCatalog.get("my_train")
     with pytest.raises(DatasetError, match=r"images does not exist"):
         DatasetCatalog.get("my_cells")

@@ -18,6 +18,7 @@ from deepfuse_d2.data.datasets.cityscapes import load_cityscapes_instances
 from deepfuse_d2.data.mappers import image_reading
 from deepfuse_d2.data.mappers.instance_mapper import InstanceMapper, build_instance_mapper
 from deepfuse_d2.data.mappers.placement import resized_positions
+from deepfuse_d2.data.mappers.record_mapper import RecordMapper
 from deepfuse_d2.errors import DatasetError
 from deepfuse_d2.structures.run_lengths import decode_counts
 
@@ -215,7 +216,7 @@ def test_a_mask_of_another_size_than_its_image_is_told(record):
 def test_what_it_cannot_do_is_left_to_detectron2(overrides, reason, caplog):
     with caplog.at_level(logging.INFO, "deepfuse_d2.data.mappers.instance_mapper"):
         mapper = build_instance_mapper(config(*overrides))
-    assert type(mapper) is DatasetMapper
+    assert type(mapper) is RecordMapper
     assert reason in caplog.text
     assert type(build_instance_mapper(config())) is InstanceMapper
 

@@ -3,10 +3,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_util
 
+from deepfuse_d2.data.images import upright_size
 from deepfuse_d2.data.label_images import (
     check_same_size,
     encode_regions,
-    image_size,
     read_labels,
 )
 from deepfuse_d2.errors import DatasetError
@@ -67,11 +67,11 @@ def test_size_comes_from_the_header_and_a_cut_file_is_noticed(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
-    assert image_size(path) == (40, 60)
+    assert upright_size(path) == (40, 60)
 
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DatasetError, match=rf"image\.{suffix} is damaged or incomplete"):
-        image_size(path)
+        upright_size(path)
 
 
 def test_every_kind_of_damage_names_the_file(tmp_path):
@@ -90,7 +90,7 @@ def test_a_missing_file_is_called_missing(tmp_path):
     with pytest.raises(DatasetError, match=r"no\.png is missing"):
         read_labels(tmp_path / "no.png")
     with pytest.raises(DatasetError, match=r"no\.png is missing"):
-        image_size(tmp_path / "no.png")
+        upright_size(tmp_path / "no.png")
 
 
 def test_an_image_of_another_size_than_its_label_is_refused(tmp_path):

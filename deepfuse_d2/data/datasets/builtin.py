@@ -13,6 +13,7 @@ from .camvid import CAMVID_METADATA, load_camvid
 from .catalog import datasets_root, register_dataset
 from .cityscapes import register_cityscapes_layout
 from .cityscapes_layout import layout_folders
+from .coco import take_over_coco
 from .nuclei import NUCLEI_METADATA, load_nuclei
 from .pennfudan import PENNFUDAN_METADATA, load_pennfudan
 from .voc import load_voc, voc_metadata
@@ -36,6 +37,7 @@ def register_all() -> None:
     `DETECTRON2_DATASETS` is read when a data set is used; the folders in the metadata are those of
     the time of registration.
     """
+    take_over_coco()
     for task in ("instance_seg", "sem_seg"):
         for split in ("train", "val"):
             _register(f"minicity_fine_{task}_{split}", "minicity", split, task)

@@ -21,7 +21,7 @@ from detectron2.structures import BoxMode
 from ...errors import DatasetError
 from ...files import cache_home
 from ..cache import Frame, cache_folder, parse_cached
-from ..label_images import image_size
+from ..images import upright_size
 from ..problems import explained, report
 from .catalog import register_dataset
 from .cityscapes_labels import INSTANCES_VERSION, SEMANTIC_VERSION, parse_instances, parse_semantic
@@ -251,7 +251,7 @@ def _images_only(root: str, split: str) -> list[dict[str, Any]]:
     records, problems = [], []
     for _, _, image in list_images(root, split):
         try:
-            records.append(_image_dict(image, *image_size(image)))
+            records.append(_image_dict(image, *upright_size(image)))
         except DatasetError as error:
             problems.append(str(error))
     report(problems)

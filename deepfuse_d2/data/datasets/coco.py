@@ -1,39 +1,67 @@
-"""A COCO JSON file by path: detectron2's loader, with messages that name file and next step."""
+"""A COCO JSON file by path, and detectron2's names of COCO, loaded as clean records."""
 
+import functools
 import os
+from collections.abc import Sequence
 from typing import Any
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
 from ...errors import DatasetError
+from ..records.coco import read_coco
+from ..records.tally import keep_tally
 
-__all__ = ["load_coco"]
+__all__ = ["load_coco", "take_over_coco"]
 
 
-def load_coco(json_file: str, images: str, name: str) -> list[dict[str, Any]]:
+def load_coco(
+    json_file: str,
+    images: str,
+    name: str,
+    *,
+    classes: Sequence[str] | None = None,
+    crowds_are_objects: bool = False,
+) -> list[dict[str, Any]]:
     """Loads instance annotations in detectron2's format, and the class names into the metadata.
+
+    What the file has otherwise than it should is counted (:mod:`..records.tally`), and said in one
+    line of the log.
 
     Args:
         json_file: in COCO's format, with "images", "annotations" and "categories".
         images: the folder that the file names in it start from.
         name: of the registered data set; gets `thing_classes` in its metadata.
+        classes, crowds_are_objects: see :func:`..records.coco.read_coco`.
 
     Raises:
         DatasetError: the file or folder does not exist, or the file is not in that format.
     """
-    from detectron2.data.datasets import load_coco_json
-
-    if not os.path.isfile(json_file):
-        raise DatasetError(f'Data set "{name}": annotation file {json_file} does not exist.')
-    if not os.path.isdir(images):
-        raise DatasetError(f'Data set "{name}": image folder {images} does not exist.')
     try:
-        records = load_coco_json(json_file, images, name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DatasetError(
-            f'Data set "{name}": {json_file} is not in COCO\'s format for instances ({reason}). '
-            "Expected: images (id, file_name, height, width), annotations (id, image_id, "
-            "category_id, bbox, segmentation, iscrowd) and categories (id, name)."
-        ) from error
-    if not records:
-        raise DatasetError(f'Data set "{name}": {json_file} holds no image.')
-    return records
+        found = read_coco(json_file, images, classes=classes, crowds_are_objects=crowds_are_objects)
+    except DatasetError as error:
+        raise DatasetError(f'Data set "{name}": {error}') from error
+    keep_tally(name, found.tally)
+    metadata = MetadataCatalog.get(name)
+    ids = {original: number for number, original in enumerate(found.category_ids)}
+    # the file may have changed since it was read last; an attribute is set but once
+    for key, value in (
+        ("thing_classes", found.classes),
+        ("thing_dataset_id_to_contiguous_id", ids),
+    ):
+        if metadata.get(key) != value:
+            vars(metadata).pop(key, None)
+            metadata.set(**{key: value})
+    return found.records
+
+
+def take_over_coco() -> None:
+    """Lets detectron2's names of COCO load by :func:`load_coco`; reads no file."""
+    for name in DatasetCatalog.list():
+        metadata = MetadataCatalog.get(name)
+        is_of_instances = name.startswith(("coco_20", "keypoints_coco_20"))
+        if is_of_instances and metadata.get("evaluator_type") == "coco":
+            DatasetCatalog.remove(name)
+            load = functools.partial(
+                load_coco, os.fspath(metadata.json_file), os.fspath(metadata.image_root), name
+            )
+            DatasetCatalog.register(name, load)

@@ -11,12 +11,12 @@ from PIL import Image
 from ...errors import DatasetError
 from ...files import cache_home
 from ..cache import Frame, cache_folder, parse_cached
-from ..label_images import check_same_size, image_size, read_labels, save_labels
+from ..images import IMAGE_SUFFIXES, upright_size
+from ..label_images import check_same_size, read_labels, save_labels
 from ..problems import report
 
 __all__ = ["Pair", "load_images", "load_pairs", "pair_by_stem"]
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".png")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 
 # Raise this when the meaning of what the parser returns changes: it makes old caches void.
@@ -48,15 +48,15 @@ def pair_by_stem(
             raise DatasetError(f"Folder {folder} does not exist.")
     stems = {}
     # of several formats of one image the last counts: .png
-    for name in sorted(os.listdir(images)):
+    for name in sorted(os.listdir(images), key=lambda name: (name.lower().endswith(".png"), name)):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
             stems[stem] = os.path.abspath(os.path.join(images, name))
     if not stems:
-        raise DatasetError(f"Folder {images} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+        raise DatasetError(f"Folder {images} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     present = set(os.listdir(labels))
     pairs, missing = [], []
-    for stem, image in stems.items():
+    for stem, image in sorted(stems.items()):
         names = [stem + suffix for suffix in ([label_suffix] if label_suffix else LABEL_SUFFIXES)]
         name = next((name for name in names if name in present), None)
         path = os.path.abspath(os.path.join(labels, name or names[0]))
@@ -133,7 +133,7 @@ def load_images(images: Sequence[str]) -> list[dict[str, Any]]:
     records, problems = [], []
     for image in images:
         try:
-            height, width = image_size(image)
+            height, width = upright_size(image)
         except DatasetError as error:
             problems.append(str(error))
             continue

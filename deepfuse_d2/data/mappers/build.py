@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 
 from ...errors import ConfigError
 from .instance_mapper import build_instance_mapper
+from .record_mapper import RecordMapper
 from .sem_seg_augmentation import build_sem_seg_augmentation, check_labels
 
 __all__ = ["MAPPERS", "Mapper", "Purpose", "build_mapper"]
@@ -46,15 +46,15 @@ def _sem_seg(cfg: CfgNode, purpose: Purpose) -> Mapper:
     if purpose != "train":
         return _not_augmented(cfg, purpose)
     check_labels(cfg)
-    return DatasetMapper(cfg, is_train=True, augmentations=build_sem_seg_augmentation(cfg))
+    return RecordMapper(cfg, is_train=True, augmentations=build_sem_seg_augmentation(cfg))
 
 
 def _not_augmented(cfg: CfgNode, purpose: Purpose) -> Mapper:
     if purpose == "predict":
-        return DatasetMapper(cfg, is_train=False)
+        return RecordMapper(cfg, is_train=False)
     size = cfg.INPUT.MIN_SIZE_TEST
     resize = [T.ResizeShortestEdge([size, size], cfg.INPUT.MAX_SIZE_TEST)] if size else []
-    return DatasetMapper(cfg, is_train=True, augmentations=resize)
+    return RecordMapper(cfg, is_train=True, augmentations=resize)
 
 
 # name -> builder(cfg, purpose)

@@ -14,6 +14,8 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch import Tensor
 
+from ..images import eight_bits
+
 __all__ = ["FORMATS", "read_transformed"]
 
 # INPUT.FORMAT -> which of Pillow's R, G, B comes first, second, third
@@ -25,7 +27,7 @@ _FLIPS = {T.HFlipTransform: Image.FLIP_LEFT_RIGHT, T.VFlipTransform: Image.FLIP_
 def read_transformed(
     path: str, image_format: str, draw: Callable[[int, int], Sequence[T.Transform]]
 ) -> Tensor:
-    """(3, H, W) bytes: what detectron2's ``read_image`` and then the transforms give.
+    """(3, H, W) bytes: what :func:`..images.read_as` and then the transforms give.
 
     Args:
         path: of the file.
@@ -47,8 +49,8 @@ def read_transformed(
         else:
             image = _apply_exif_orientation(image)
             transforms = draw(image.height, image.width)
-        image = _transform(image, transforms)
-    pixels = np.asarray(image)
+        # an image that nothing changes is decoded only now, while the file is open
+        pixels = np.asarray(_transform(image, transforms, path))
     planes = np.empty((3, *pixels.shape[:2]), dtype=np.uint8)
     for plane, channel in zip(planes, FORMATS[image_format], strict=True):
         plane[...] = pixels[..., channel]
@@ -68,19 +70,19 @@ def _decode_until(image: Image.Image, row: int) -> None:
     image.load()
 
 
-def _transform(image: Image.Image, transforms: Sequence[T.Transform]) -> Image.Image:
+def _transform(image: Image.Image, transforms: Sequence[T.Transform], path: str) -> Image.Image:
     for one in transforms:
         if isinstance(one, T.CropTransform):
             image = image.crop((one.x0, one.y0, one.x0 + one.w, one.y0 + one.h))
         elif isinstance(one, T.ResizeTransform):
             # the indices of a palette cannot be mixed
-            image = _rgb(image).resize((one.new_w, one.new_h), one.interp)
+            image = _rgb(image, path).resize((one.new_w, one.new_h), one.interp)
         elif type(one) in _FLIPS:
             image = image.transpose(_FLIPS[type(one)])
         else:
             assert isinstance(one, T.NoOpTransform), f"{one} is no crop, resizing or flip"
-    return _rgb(image)
+    return _rgb(image, path)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
+def _rgb(image: Image.Image, path: str) -> Image.Image:
+    return image if image.mode == "RGB" else eight_bits(image, path).convert("RGB")

@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import (
     build_augmentation,
     check_image_size,
     filter_empty_instances,
-    read_image,
 )
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from ...errors import DatasetError
 from ...structures.cropped_masks import CroppedMasks
 from ...structures.run_lengths import Runs
+from ..label_images import read_labels
 from .image_reading import FORMATS, read_transformed
 from .placement import draw_transforms, is_drawn_by_size, source_positions
+from .record_mapper import RecordMapper
 
 __all__ = ["InstanceMapper", "build_instance_mapper"]
 
@@ -110,7 +110,7 @@ class InstanceMapper:
         sample["image"] = read_transformed(record["file_name"], self.image_format, draw)
         rows, columns = source_positions(transforms, *size)
         if "sem_seg_file_name" in record:
-            labels = read_image(record["sem_seg_file_name"], "L")[:, :, 0]
+            labels = read_labels(record["sem_seg_file_name"])
             labels = labels.take(rows, axis=0).take(columns, axis=1)
             sample["sem_seg"] = torch.from_numpy(labels.astype(np.int64))
         if "annotations" in record:
@@ -210,7 +210,7 @@ def build_instance_mapper(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, 
     """The training mapper of a config: :class:`InstanceMapper` where it does all that is asked.
 
     Keypoints, precomputed proposals, masks kept as polygons, other colour formats, and
-    DEEPFUSE_D2.INPUT.FAST_MAPPER False get detectron2's.
+    DEEPFUSE_D2.INPUT.FAST_MAPPER False get :class:`RecordMapper`, which is detectron2's.
     """
     reasons = {
         "DEEPFUSE_D2.INPUT.FAST_MAPPER is False": not cfg.DEEPFUSE_D2.INPUT.FAST_MAPPER,
@@ -224,5 +224,7 @@ def build_instance_mapper(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, 
     reason = next((text for text, holds in reasons.items() if holds), None)
     if reason is None:
         return InstanceMapper(cfg)
-    logging.getLogger(__name__).info("Samples are made by detectron2's mapper: %s", reason)
-    return DatasetMapper(cfg, is_train=True)
+    logging.getLogger(__name__).info(
+        "Samples are made as detectron2's mapper makes them: %s", reason
+    )
+    return RecordMapper(cfg, is_train=True)

@@ -17,9 +17,10 @@ import torch
 from detectron2.data.detection_utils import SizeMismatchError
 from torch.utils.data import Dataset, get_worker_info
 
+from ...errors import DatasetError, ImageError
 from ...randomness import seeded
 
-__all__ = ["DAMAGED", "RecordError", "SeededSamples"]
+__all__ = ["DAMAGED", "RecordError", "SeededSamples", "is_damage"]
 
 # Key of a sample that stands in for records that could not be read: [{"file", "error"}, ...].
 DAMAGED = "deepfuse_damaged"
@@ -76,7 +77,7 @@ class SeededSamples(Dataset):
 
         Raises:
             RecordError: the mapper failed for another reason than a damaged file.
-            OSError: so many records in a row cannot be read that it is not the images.
+            DatasetError: so many records in a row cannot be read that it is not the images.
         """
         position, index = pick
         damaged = []
@@ -86,7 +87,7 @@ class SeededSamples(Dataset):
             if sample is not None:
                 return {**sample, DAMAGED: damaged} if damaged else sample
             index = int(others.integers(len(self.records)))
-        raise OSError(
+        raise DatasetError(
             f"{_ATTEMPTS} records in a row gave no sample"
             + (f"; the last: {damaged[-1]['file']}: {damaged[-1]['error']}" if damaged else "")
             + ". Is the data set still where it was?"
@@ -102,7 +103,7 @@ class SeededSamples(Dataset):
             with seeded(self.seed, position):
                 return self.mapper(record)
         except Exception as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise RecordError(
                     f"The mapper failed on {file} (record {index}): {type(error).__name__}: {error}"
                 ) from error
@@ -113,11 +114,11 @@ class SeededSamples(Dataset):
             return None
 
 
-def _is_damage(error: Exception) -> bool:
+def is_damage(error: Exception) -> bool:
     """Whether `error` comes from a file that is missing, cut short or not what its record says."""
     if isinstance(error, OSError):
         return error.errno not in _OWN_TROUBLE
-    if isinstance(error, (SizeMismatchError, EOFError, zlib.error, struct.error)):
+    if isinstance(error, (ImageError, SizeMismatchError, EOFError, zlib.error, struct.error)):
         return True
     # Pillow reports a broken PNG as SyntaxError, and other formats as ValueError or IndexError.
     frames = traceback.extract_tb(error.__traceback__)

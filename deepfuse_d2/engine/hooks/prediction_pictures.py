@@ -15,8 +15,8 @@ from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from torch import nn
 
+from ...data.images import read_image
 from ...data.mappers.build import build_mapper
-from ...errors import DatasetError
 from ...modeling.meta_arch.protocol import mapper_name_of, meta_arch_of
 from ...structures.proposals import instances_of_proposals
 from ..watching import watching
@@ -80,11 +80,7 @@ class PredictionPictures(HookBase):
     ) -> Iterator[tuple[str, np.ndarray]]:
         from ...visualization import draw_labels, draw_predictions
 
-        image = cv2.imread(sample["file_name"])
-        if image is None:
-            raise DatasetError(
-                f'{sample["file_name"]} of the data set "{dataset}" cannot be read as an image.'
-            )
+        image = read_image(sample["file_name"])
         metadata = MetadataCatalog.get(dataset)
         if "instances" in predicted:
             instances = predicted["instances"].to("cpu")

@@ -5,14 +5,21 @@ from typing import Any
 
 from ..catalog import register_dataset
 from ..coco import load_coco
-from .base import Format
+from .base import Format, check_class_names
 
 __all__ = ["COCO"]
 
 
 def _register(entry: dict[str, Any]) -> None:
     name = entry["NAME"]
-    load = functools.partial(load_coco, entry["JSON"], entry["IMAGES"], name)
+    load = functools.partial(
+        load_coco,
+        entry["JSON"],
+        entry["IMAGES"],
+        name,
+        classes=entry.get("CLASSES"),
+        crowds_are_objects=entry.get("CROWDS_ARE_OBJECTS", False),
+    )
     metadata = {
         "evaluator_type": "coco",
         "json_file": entry["JSON"],
@@ -22,4 +29,10 @@ def _register(entry: dict[str, Any]) -> None:
     register_dataset(name, load, metadata, replace=True)
 
 
-COCO = Format({"JSON": str, "IMAGES": str}, {}, ("JSON", "IMAGES"), _register)
+COCO = Format(
+    {"JSON": str, "IMAGES": str},
+    {"CLASSES": list, "CROWDS_ARE_OBJECTS": bool},
+    ("JSON", "IMAGES"),
+    _register,
+    check_class_names,
+)
