@@ -4,9 +4,10 @@ Detectron2 has had no release on the package index since 2021. The package ``sal
 its python sources of 2024-04 (commit a59f056) in a wheel tagged for CPython 3.10 on Linux. Without
 the one compiled file in it, those sources run on any platform and python, so this script
 
-1. keeps a detectron2 that can already be imported;
+1. keeps a detectron2 that can be imported already, unless it is an earlier repacking of this file;
 2. otherwise downloads that wheel, checks its SHA-256, drops the compiled file and a stray top-level
-   ``tools`` package, repacks the rest as ``detectron2-...-py3-none-any.whl`` and installs it.
+   ``tools`` package, mends the import of :data:`MENDED`, repacks the rest as
+   ``detectron2-...-py3-none-any.whl`` and installs it.
 
 What is missing without the compiled file: deformable convolution, rotated boxes, the C++ COCOeval.
 ``--from-git`` builds the official repository instead (needs a C++ compiler and git).
@@ -21,6 +22,7 @@ import argparse
 import base64
 import csv
 import hashlib
+import importlib.metadata
 import io
 import subprocess
 import sys
@@ -35,7 +37,9 @@ NEEDS_PACKAGE = False
 
 REQUIREMENT = "sal-detectron2==0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
-VERSION = "0.7.2+a59f056"
+VERSION = "0.7.2+a59f056.1"
+# Of wheels that this script wrote, the last number aside.
+OURS = "0.7.2+a59f056"
 OFFICIAL = "git+https://github.com/facebookresearch/detectron2.git"
 MIN_PYTHON = (3, 10)
 # A fixed time stamp (the earliest a zip can hold): the repacked wheel is the same bytes each time.
@@ -57,6 +61,21 @@ Generator: deepfuse_d2 tools/install_detectron2.py
 Root-Is-Purelib: true
 Tag: py3-none-any
 """
+
+# ``detectron2.model_zoo`` imports what setuptools no longer has: file -> (as it is, as it works).
+MENDED = {
+    "detectron2/model_zoo/model_zoo.py": [
+        ("import pkg_resources\n", "import importlib.resources\n"),
+        (
+            """pkg_resources.resource_filename(
+        "detectron2.model_zoo", os.path.join("configs", config_path)
+    )""",
+            """str(
+        importlib.resources.files("detectron2.model_zoo").joinpath("configs", config_path)
+    )""",
+        ),
+    ]
+}
 
 
 class InstallError(Exception):
@@ -102,7 +121,7 @@ def install(args):
     check_python(sys.version_info)
     if not (args.force or args.repack_to):
         version = importable_version()
-        if version:
+        if version and not is_outdated():
             print(f"detectron2 {version} can be imported already; kept.")
             return
     if args.from_git:
@@ -154,6 +173,25 @@ def importable_version():
     return probe.stdout.strip() if probe.returncode == 0 else None
 
 
+def is_outdated():
+    """Whether the detectron2 of this environment is an earlier repacking of ours."""
+    try:
+        installed = importlib.metadata.version("detectron2")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return installed != VERSION and installed.startswith(OURS)
+
+
+def mended(name, data):
+    """Bytes of the file `name`, changed as :data:`MENDED` says."""
+    text = data.decode()
+    for given, wanted in MENDED[name]:
+        if given not in text:
+            raise InstallError(f"{name} of {REQUIREMENT} is not the file that was reviewed.")
+        text = text.replace(given, wanted)
+    return text.encode()
+
+
 def download(folder):
     # The wheel is tagged for CPython 3.10; these flags fetch it on any python and platform.
     pip("download", "--no-deps", "--only-binary=:all:", "--python-version", "3.10",
@@ -202,7 +240,8 @@ def repack(source, folder):
 
         for name in sorted(old.namelist()):
             if name.startswith("detectron2/") and not name.endswith((".so", ".pyd", "/")):
-                add(name, old.read(name))
+                data = old.read(name)
+                add(name, mended(name, data) if name in MENDED else data)
             elif name.endswith(".dist-info/LICENSE"):
                 add(f"{info}/LICENSE", old.read(name))
         add(f"{info}/METADATA", METADATA.encode())

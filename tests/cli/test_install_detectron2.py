@@ -7,9 +7,21 @@ import subprocess
 import sys
 import zipfile
 
+import detectron2
 import pytest
 
 from deepfuse_d2.cli import install_detectron2
+
+MODEL_ZOO = """\
+import os
+import pkg_resources
+
+def get_config_file(config_path):
+    cfg_file = pkg_resources.resource_filename(
+        "detectron2.model_zoo", os.path.join("configs", config_path)
+    )
+    return cfg_file
+"""
 
 
 @pytest.fixture
@@ -19,6 +31,9 @@ def source_wheel(tmp_path):
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("detectron2/__init__.py", "__version__ = 'x'\n")
         wheel.writestr("detectron2/layers/__init__.py", "")
+        wheel.writestr("detectron2/model_zoo/__init__.py", "")
+        wheel.writestr("detectron2/model_zoo/model_zoo.py", MODEL_ZOO)
+        wheel.writestr("detectron2/model_zoo/configs/one.yaml", "")
         wheel.writestr("detectron2/_C.cpython-310-x86_64-linux-gnu.so", b"\x7fELF")
         wheel.writestr("tools/train_net.py", "print('stray')\n")
         wheel.writestr("sal_detectron2-0.7.2.dist-info/LICENSE", "Apache License\n")
@@ -51,6 +66,9 @@ def test_the_repacked_wheel_holds_the_python_sources_for_any_python(
         assert {name for name in names if not name.startswith(info)} == {
             "detectron2/__init__.py",
             "detectron2/layers/__init__.py",
+            "detectron2/model_zoo/__init__.py",
+            "detectron2/model_zoo/model_zoo.py",
+            "detectron2/model_zoo/configs/one.yaml",
         }
         assert f"{info}/LICENSE" in names
         assert b"numpy<2" not in archive.read(f"{info}/METADATA")
@@ -71,6 +89,40 @@ def test_pip_installs_the_repacked_wheel(deepfuse, source_wheel, tmp_path):
         check=True,
     )  # fmt: skip
     assert (tmp_path / "site" / "detectron2" / "layers" / "__init__.py").exists()
+    # without setuptools' pkg_resources
+    script = "from detectron2.model_zoo.model_zoo import get_config_file as f; print(f('one.yaml'))"
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        cwd=tmp_path / "site", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout.strip().endswith("detectron2/model_zoo/configs/one.yaml")
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_file_to_mend_that_is_another_one_is_refused(source_wheel, tmp_path, monkeypatch):
+    tool = install_detectron2
+    monkeypatch.setitem(tool.MENDED, "detectron2/__init__.py", [("__version__ = 'y'", "")])
+    with pytest.raises(tool.InstallError, match=r"detectron2/__init__\.py of sal-detectron2"):
+        tool.repack(source_wheel, tmp_path)
+
+
+def test_an_earlier_repacking_is_replaced_and_others_are_kept(monkeypatch):
+    tool = install_detectron2
+    for version, outdated in (
+        ("0.7.2+a59f056", True),
+        (tool.VERSION, False),
+        ("0.6", False),
+    ):
+        monkeypatch.setattr(tool.importlib.metadata, "version", lambda name, v=version: v)
+        assert tool.is_outdated() is outdated
+
+
+def test_the_model_zoo_of_this_environment_imports(tmp_path):
+    """Of the one that was set up by the script; others are as they are."""
+    if detectron2.__version__ != "0.7.2":
+        pytest.skip("another detectron2")
+    script = "from detectron2 import model_zoo; model_zoo.get_config_file('Base-RCNN-FPN.yaml')"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, check=True)
 
 
 @pytest.mark.usefixtures("trusted")
@@ -114,7 +166,8 @@ def test_an_old_python_is_refused_with_what_to_do():
         install_detectron2.check_python((3, 9, 1))
 
 
-def test_a_detectron2_that_can_be_imported_is_kept(deepfuse, capsys):
+def test_a_detectron2_that_can_be_imported_is_kept(deepfuse, capsys, monkeypatch):
+    monkeypatch.setattr(install_detectron2, "is_outdated", lambda: False)
     assert deepfuse("install-detectron2") == 0
     assert "can be imported already; kept" in capsys.readouterr().out
 
