@@ -11,15 +11,47 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
 from .cases import Frame
+
+
+@contextmanager
+def importable_by_detectron2() -> Iterator[None]:
+    """Let detectron2's evaluators of Cityscapes find the scripts.
+
+    Since 2024-12 detectron2's main branch asks for them as part of a package that one company has
+    (its issue 5436).
+    """
+    import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling
+    import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling
+    import cityscapesscripts.helpers.labels  # noqa: F401
+
+    parent = "deeplearning.projects.cityscapesApi"
+    names = [parent.rsplit(".", count)[0] for count in (2, 1)] + [parent]
+    aliases = {name: ModuleType(name) for name in names} | {
+        f"{parent}.{name}": module
+        for name, module in sys.modules.items()
+        if name.split(".")[0] == "cityscapesscripts"
+    }
+    for name, module in aliases.items():
+        outer, _, inner = name.rpartition(".")
+        if outer in names:
+            setattr(aliases[outer], inner, module)
+    sys.modules.update(aliases)
+    try:
+        yield
+    finally:
+        for name in aliases:
+            sys.modules.pop(name, None)
 
 
 class _NumpyOfScript:

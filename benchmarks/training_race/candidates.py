@@ -11,6 +11,7 @@ from detectron2.engine import DefaultTrainer
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import get_event_storage
 
+from deepfuse_d2.data.loader.train_loader import TrainLoader
 from deepfuse_d2.engine import Trainer, load_config
 
 __all__ = ["KINDS", "Candidate", "Kind", "by_device"]
@@ -78,6 +79,7 @@ class Candidate:
         self.seed = seed
         self.trainer = kind.trainer(cfg)
         self.model = self.trainer._trainer.model
+        _order_images(self.trainer._trainer.data_loader, seed)
         self.images = _Watched(self.trainer._trainer.data_loader)
         self.trainer._trainer.data_loader = self.images
         self.steps = 0
@@ -104,6 +106,16 @@ class Candidate:
     def loss(self) -> float:
         """The total loss of the last step."""
         return get_event_storage().history("total_loss").latest()
+
+
+def _order_images(loader: Any, seed: int) -> None:
+    """Shuffle by `seed`: versions of detectron2 differ in the seed of their sampler."""
+    if isinstance(loader, TrainLoader):
+        loader.seed = seed
+        return
+    while not hasattr(getattr(loader, "sampler", None), "_seed"):
+        loader = loader.dataset
+    loader.sampler._seed = seed
 
 
 class _Watched:

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from benchmarks.evaluation_oracle.cases import CLASSES, random_case
-from benchmarks.evaluation_oracle.official import runnable
+from benchmarks.evaluation_oracle.official import importable_by_detectron2, runnable
 from deepfuse_d2.errors import DatasetError
 from deepfuse_d2.evaluation import CityscapesInstanceEvaluator
 
@@ -103,8 +103,8 @@ def test_it_equals_detectron2s_evaluator_with_the_official_script(dataset, tmp_p
     outputs = [_output(frame) for frame in frames]
     theirs = Detectron2sEvaluator(NAME)
     theirs.reset()
-    theirs.process(dicts, outputs)
-    with runnable(tmp_path):
+    with importable_by_detectron2(), runnable(tmp_path):
+        theirs.process(dicts, outputs)
         expected = theirs.evaluate()["segm"]
     ours = _evaluate(dicts, outputs)
     assert 0 < ours["AP"] < ours["AP50"] < 100
