@@ -13,8 +13,8 @@ if not getattr(sys.modules.get("deepfuse_command"), "is_parsing", False):
     from . import data, modeling  # noqa: F401  (imported for their registrations)
     from .config.checking import check_config
     from .config.keys import add_deepfuse_config
-    from .config.loading import load_config
-    from .config.recipes import get_config, list_configs
+    from .config.loading import get_config, load_config
+    from .config.recipes import list_configs
 
 __all__ = [
     "__version__",

@@ -32,9 +32,10 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 
+from ..config.checking import check_config
 from ..config.flatten import flatten
 from ..config.keys import add_deepfuse_config, with_current_names
-from ..engine import check_config, load_config
+from ..config.loading import load_config
 from ..errors import ConfigError, UserError
 
 __all__ = ["Cell", "Plan", "load_plan"]

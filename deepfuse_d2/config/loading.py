@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import logging
 import os
+from collections.abc import Sequence
 
 import torch
 import yaml
@@ -14,9 +15,9 @@ from ..errors import ConfigError
 from ..files import CACHE_VARIABLE
 from .flatten import flatten
 from .keys import add_deepfuse_config
-from .recipes import find_config
+from .recipes import config_path, find_config
 
-__all__ = ["load_config"]
+__all__ = ["get_config", "load_config"]
 
 
 def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
@@ -52,6 +53,29 @@ def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode
         )
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+def get_config(name: str, opts: Sequence[str] | None = None) -> CfgNode:
+    """The config of a recipe: detectron2's defaults, our keys, the recipe, then `opts`.
+
+    The result may be changed; it is not frozen. Paths in it (MODEL.WEIGHTS, OUTPUT_DIR) are
+    relative to the working directory, wherever the package lies, and data sets are looked for in
+    DETECTRON2_DATASETS (default: datasets/ in the working directory).
+
+    Args:
+        name: one of :func:`.recipes.list_configs`, with or without ".yaml".
+        opts: ``KEY VALUE`` pairs as on the command line, e.g. ["MODEL.DEVICE", "cpu"].
+
+    Raises:
+        ConfigError: there is no such recipe; the message names those that are close. Or `opts` has
+            an unknown key or a wrong value.
+
+    Example:
+        >>> cfg = get_config("Cityscapes/mask_rcnn_R_50_DeepFuseFPN")
+        >>> cfg.MODEL.NECK.NAME
+        'DeepFuseFPN'
+    """
+    return load_config(str(config_path(name)), list(opts or []))
 
 
 @contextlib.contextmanager

@@ -10,45 +10,15 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
-
-__all__ = ["config_path", "find_config", "get_config", "list_configs"]
+__all__ = ["config_path", "find_config", "list_configs"]
 
 # A wheel has the configs inside the package (setup.py); a source tree has them beside it.
 _FOLDERS = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
 _NO_RECIPES = ("ablations",)
-
-
-def get_config(name: str, opts: Sequence[str] | None = None) -> CfgNode:
-    """The config of a recipe: detectron2's defaults, our keys, the recipe, then `opts`.
-
-    The result may be changed; it is not frozen. Paths in it (MODEL.WEIGHTS, OUTPUT_DIR) are
-    relative to the working directory, wherever the package lies, and data sets are looked for in
-    DETECTRON2_DATASETS (default: datasets/ in the working directory).
-
-    Args:
-        name: one of :func:`list_configs`, with or without ".yaml".
-        opts: ``KEY VALUE`` pairs as on the command line, e.g. ["MODEL.DEVICE", "cpu"].
-
-    Raises:
-        ConfigError: there is no such recipe; the message names those that are close. Or `opts` has
-            an unknown key or a wrong value.
-
-    Example:
-        >>> cfg = get_config("Cityscapes/mask_rcnn_R_50_DeepFuseFPN")
-        >>> cfg.MODEL.NECK.NAME
-        'DeepFuseFPN'
-    """
-    from .loading import load_config
-
-    return load_config(str(config_path(name)), list(opts or []))
 
 
 def list_configs(pattern: str = "*") -> list[str]:
