@@ -4,13 +4,11 @@ from ..config.checking import check_config
 from ..config.loading import load_config
 from .distributed.launch import launch
 from .evaluators import EVALUATORS, build_evaluator
-from .predictor import SafePredictor
 from .setup import setup
 from .trainer import Trainer
 
 __all__ = [
     "EVALUATORS",
-    "SafePredictor",
     "Trainer",
     "build_evaluator",
     "check_config",
