@@ -7,9 +7,12 @@ import statistics
 from collections.abc import Mapping
 
 from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
 from deepfuse_d2 import get_config
 from deepfuse_d2.analysis import Analysis
+from deepfuse_d2.modeling.meta_arch.protocol import meta_arch_of
 
 __all__ = ["METRICS", "SIZE", "recipe", "render"]
 
@@ -137,8 +140,12 @@ def network(cfg: CfgNode) -> str:
     backbone = [model.BACKBONE.NAME]
     if backbone == ["build_neck_backbone"]:
         backbone = [model.NECK.BOTTOM_UP, model.NECK.NAME]
-    head = model.ROI_HEADS if model.META_ARCHITECTURE == "GeneralizedRCNN" else model.SEM_SEG_HEAD
-    names = ", ".join([model.META_ARCHITECTURE, *backbone, head.NAME])
+    kind = meta_arch_of(cfg)
+    if issubclass(kind, GeneralizedRCNN):
+        head = model.ROI_HEADS
+    else:
+        head = model.RETINANET if issubclass(kind, DenseDetector) else model.SEM_SEG_HEAD
+    names = ", ".join(filter(None, [model.META_ARCHITECTURE, *backbone, head.get("NAME")]))
     return f"{names}; {head.NUM_CLASSES} {'class' if head.NUM_CLASSES == 1 else 'classes'}"
 
 

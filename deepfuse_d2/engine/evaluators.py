@@ -1,10 +1,13 @@
 """Which evaluator a data set gets: a table keyed by the ``evaluator_type`` of its metadata."""
 
+import importlib.util
+import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluator, DatasetEvaluators
 
 from ..errors import ConfigError
 from ..evaluation import (
@@ -20,11 +23,28 @@ from ..submission import build_submission_writer
 __all__ = ["EVALUATORS", "build_evaluator", "check_evaluators"]
 
 
+def _coco_panoptic(dataset_name: str, output_dir: str, **options: Any) -> DatasetEvaluators:
+    """Instances, labels of pixels and, with the package panopticapi, panoptic quality."""
+    evaluators: list[DatasetEvaluator] = [
+        COCOInstanceEvaluator(dataset_name, output_dir, **options),
+        SemSegEvaluator(dataset_name, output_dir),
+    ]
+    if importlib.util.find_spec("panopticapi"):
+        evaluators.append(COCOPanopticEvaluator(dataset_name, output_dir))
+    else:
+        logging.getLogger(__name__).warning(
+            "Panoptic quality of %s is left out: it needs the package panopticapi: pip install "
+            "git+https://github.com/cocodataset/panopticapi.git", dataset_name,
+        )  # fmt: skip
+    return DatasetEvaluators(evaluators)
+
+
 # evaluator_type -> builder(dataset_name, output_dir)
 EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "cityscapes_instance": CityscapesInstanceEvaluator,
     "cityscapes_sem_seg": CityscapesSemSegEvaluator,
     "coco": COCOInstanceEvaluator,
+    "coco_panoptic_seg": _coco_panoptic,
     "sem_seg": SemSegEvaluator,
 }
 # evaluator_type -> what it looks for in a prediction, any of them
@@ -32,6 +52,7 @@ _READS = {
     "cityscapes_instance": ("instances",),
     "cityscapes_sem_seg": ("sem_seg",),
     "coco": ("instances", "proposals"),
+    "coco_panoptic_seg": ("panoptic_seg",),
     "sem_seg": ("sem_seg",),
 }
 
@@ -81,7 +102,7 @@ def build_evaluator(
             "one of them in the metadata, or add yours to deepfuse_d2.engine.evaluators.EVALUATORS."
         )
     build = EVALUATORS[evaluator_type]
-    if build is COCOInstanceEvaluator:
+    if build in (COCOInstanceEvaluator, _coco_panoptic):
         limit = max(detections_per_image, COCO_MAX_DETECTIONS)
         return build(dataset_name, output_dir, max_detections=limit, oks_sigmas=oks_sigmas)
     return build(dataset_name, output_dir)

@@ -51,7 +51,7 @@ def test_every_result_has_a_value_for_each_seed_its_data_and_a_command(repositor
     results = [(name, result) for name, x in measured.items() for result in x.get("results", [])]
     assert results
     for name, result in results:
-        assert result["command"].startswith(("make ", "python ")), name
+        assert result["command"].startswith(("deepfuse ", "make ", "python ")), name
         assert set(result["data"]) <= set(get_config(name).DATASETS.TEST)
         for values in (x for task in result["metrics"].values() for x in task.values()):
             assert len(values) == len(result["seeds"])

@@ -6,11 +6,15 @@ import sys
 import zipfile
 
 import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
 
 import deepfuse_d2
 from deepfuse_d2 import get_config, list_configs
 from deepfuse_d2.config import recipes
-from deepfuse_d2.engine import check_config, load_config
+from deepfuse_d2.engine import EVALUATORS, check_config, load_config
+from deepfuse_d2.engine.evaluators import check_evaluators
 from deepfuse_d2.errors import ConfigError
 
 DEEPFUSE = "Cityscapes/mask_rcnn_R_50_DeepFuseFPN"
@@ -41,6 +45,25 @@ def test_the_list_has_every_recipe_and_no_base_and_no_plan_of_an_ablation(reposi
     ]
     assert list_configs() == sorted(expected)
     assert len(expected) > 30
+
+
+@pytest.mark.parametrize("name", list_configs("COCO/[!m]*"))
+def test_recipes_of_the_other_meta_architectures_build_and_are_evaluated(name):
+    cfg = get_config(name, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "meta"])
+    check_config(cfg)
+    check_evaluators(cfg)
+    with torch.device("meta"):
+        model = build_model(cfg)
+    kind = {"retinanet": "RetinaNet", "fcos": "FCOS", "panoptic": "PanopticFPN"}
+    assert type(model).__name__ == kind[name.split("/")[1].split("_")[0]]
+    assert sum(p.numel() for p in model.parameters()) > 30e6
+    for dataset in cfg.DATASETS.TEST:
+        assert MetadataCatalog.get(dataset).evaluator_type in EVALUATORS
+
+
+def test_there_are_recipes_of_every_meta_architecture_that_the_readme_names():
+    found = {name.split("_R_50")[0] for name in list_configs("COCO/[!m]*")}
+    assert found == {"COCO/retinanet", "COCO/fcos", "COCO/panoptic_fpn"}
 
 
 def test_the_list_can_be_filtered():
