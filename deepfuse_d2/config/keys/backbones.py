@@ -85,3 +85,38 @@ def add(cfg: CN) -> None:
     # detectron2's BACKBONE_REGISTRY; "" takes MODEL.NECK.BOTTOM_UP, where no neck uses that.
     cfg.MODEL.TWO_SCALE = CN()
     cfg.MODEL.TWO_SCALE.BOTTOM_UP = ""
+
+    # build_spinenet_backbone: p3 to p7 without a neck. Images are padded to multiples of 128.
+    cfg.MODEL.SPINENET = CN()
+    # "SpineNet-49S", "-49", "-96", "-143", "-143L", "-190"; "MBConv-49", "-49S", "-49XS"; "m0" to
+    # "m2", "d0" to "d4" (of these, no published result is reproduced).
+    cfg.MODEL.SPINENET.NAME = "SpineNet-49"
+    # Features to give: any of "p3" to "p7", and "p2" of those named SpineNet; blocks that none of
+    # them needs are not built.
+    cfg.MODEL.SPINENET.OUT_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Normalisation, a name for detectron2's get_norm, and of batch norms the epsilon and the
+    # momentum (torch's: 1 - TensorFlow's). The authors train Mask R-CNN with "SyncBN" and these.
+    cfg.MODEL.SPINENET.NORM = "BN"
+    cfg.MODEL.SPINENET.NORM_EPS = 1e-3
+    cfg.MODEL.SPINENET.NORM_MOMENTUM = 0.01
+    # "relu", "swish", "hard_swish"; "" takes that of the published network.
+    cfg.MODEL.SPINENET.ACTIVATION = ""
+    # Probability, in [0, 1), to drop the last block of a sample in training (stochastic depth); the
+    # others in proportion to their place. 0.2 in the authors' long schedules.
+    cfg.MODEL.SPINENET.DROP_PATH = 0.0
+    # DropBlock after each convolution of the blocks: probability in [0, 1), side in positions.
+    cfg.MODEL.SPINENET.DROP_BLOCK = 0.0
+    cfg.MODEL.SPINENET.DROP_BLOCK_SIZE = 7
+    # Channels of each feature; 0 takes the published number (128 for 49S, 256, 512 for 190).
+    cfg.MODEL.SPINENET.ENDPOINT_CHANNELS = 0
+    # An activation on each feature, as in the authors' code; False for the PyTorch ports' weights.
+    cfg.MODEL.SPINENET.ENDPOINT_ACTIVATION = True
+    # Pad max pools as TensorFlow does, for the authors' own weights.
+    cfg.MODEL.SPINENET.SAME_POOLING = False
+    # Pad images to squares of this side, as the authors do, a multiple of 128; 0: to multiples.
+    cfg.MODEL.SPINENET.SQUARE_SIZE = 0
+    # A table of one's own behind the stem of NAME, a list of mappings, block 2 first:
+    #   LEVEL (maps have stride 2^level), KIND ("residual", "bottleneck", "mbconv"), INPUTS (blocks
+    #   before it; 0 and 1 are the stem's), WIDTH (default: NAME's at that level), REPEATS (1), ADD
+    #   (blocks of the same shape, not resampled; []), OUTPUT (False), UNUSED (False; not built)
+    cfg.MODEL.SPINENET.BLOCKS = []

@@ -1,4 +1,7 @@
-"""Bottom-up networks: image -> {"res2": ..., "res5": ...}, in detectron2's BACKBONE_REGISTRY."""
+"""Bottom-up networks in detectron2's BACKBONE_REGISTRY: image -> {"res2": ..., "res5": ...}.
+
+SpineNet gives {"p3": ..., "p7": ...} and needs no neck.
+"""
 
 from .deepfuse_resnet import DeepFuseResNet, build_deepfuse_resnet_backbone
 from .dla import DLA, build_dla_backbone
@@ -7,6 +10,7 @@ from .fishnet_backbone import FishNetBackbone, build_fishnet_backbone
 from .mobilenet_v2 import MobileNetV2, build_mobilenet_v2_backbone
 from .rearranged_resnet import build_rearranged_resnet_backbone
 from .res2net import Res2Net, build_res2net_backbone
+from .spinenet import SpineNet, build_spinenet_backbone
 from .staged import StagedBackbone
 from .timm_features import TimmBackbone, build_timm_backbone
 from .two_scale import TwoScaleBackbone, build_two_scale_backbone
@@ -19,6 +23,7 @@ __all__ = [
     "FishNetBackbone",
     "MobileNetV2",
     "Res2Net",
+    "SpineNet",
     "StagedBackbone",
     "TimmBackbone",
     "TwoScaleBackbone",
@@ -28,6 +33,7 @@ __all__ = [
     "build_mobilenet_v2_backbone",
     "build_rearranged_resnet_backbone",
     "build_res2net_backbone",
+    "build_spinenet_backbone",
     "build_timm_backbone",
     "build_two_scale_backbone",
 ]

@@ -15,6 +15,16 @@ __all__ = ["FPN", "fuse_features"]
 class FPN(modeling.FPN):
     """detectron2's, with its fusion as a method of its own: the same modules, names and numbers."""
 
+    @property
+    def size_divisibility(self) -> int:
+        """The coarsest stride here, or what the network below asks for."""
+        return max(super().size_divisibility, self.bottom_up.size_divisibility)
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        own = {"size_divisibility": self.size_divisibility}
+        return {**super().padding_constraints, **self.bottom_up.padding_constraints, **own}
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
         return self.fuse(self.bottom_up(x))

@@ -50,8 +50,13 @@ class Pyramid(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Stride of the coarsest bottom-up feature; detectron2 pads images to multiples of it."""
-        return 2 ** self.levels[-1]
+        """What detectron2 pads images to multiples of: the coarsest stride here, or more below."""
+        return max(2 ** self.levels[-1], self.bottom_up.size_divisibility)
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        own = {"size_divisibility": self.size_divisibility}
+        return {**self.bottom_up.padding_constraints, **own}
 
     def children_backbones(self) -> dict[str, Backbone]:
         return {"bottom_up": self.bottom_up}

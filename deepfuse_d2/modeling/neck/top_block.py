@@ -28,6 +28,12 @@ def build_top_block(
         block = LastLevelMaxPool()
         # detectron2 assumes that the coarsest level is p5; a shorter neck ends earlier.
         block.in_feature = f"p{bottom_up.output_shape()[last].stride.bit_length() - 1}"
+        if block.in_feature in bottom_up.output_shape():
+            raise ConfigError(
+                f'MODEL.NECK.TOP_BLOCK = "maxpool" takes {block.in_feature} of the neck, and the '
+                "network below gives a feature of that name itself. Choose "
+                '"none", with all its levels in MODEL.NECK.IN_FEATURES, or "p6p7".'
+            )
         return block
     if name == "p6p7":
         return LastLevelP6P7(bottom_up.output_shape()[last].channels, out_channels, last)
