@@ -14,6 +14,13 @@ def add(cfg: CN) -> None:
     # Make training samples of instances by our mapper where it does all that is asked: the same
     # samples as detectron2's, for a third of the time. False takes detectron2's.
     own.INPUT.FAST_MAPPER = True
+    # Large-scale jitter, of instances and of labels of pixels: in place of MIN_SIZE_TRAIN and CROP,
+    # an image is resized to fit SIZE (height, width) times a factor drawn from SCALE, and a part of
+    # at most SIZE is cut out. Batches are padded by the model.
+    own.INPUT.LARGE_SCALE_JITTER = CN()
+    own.INPUT.LARGE_SCALE_JITTER.ENABLED = False
+    own.INPUT.LARGE_SCALE_JITTER.SCALE = [0.1, 2.0]
+    own.INPUT.LARGE_SCALE_JITTER.SIZE = [1024, 1024]
     # Augmentation of images with labels of their pixels (FusionSemanticSegmentor). In this order:
     # resize, scale jitter, crop, INPUT.RANDOM_FLIP, colour jitter. INPUT.MIN_SIZE_TRAIN may be 0
     # here: the original size.

@@ -26,6 +26,7 @@ from ...structures.cropped_masks import CroppedMasks
 from ...structures.run_lengths import Runs
 from ..label_images import read_labels
 from .image_reading import FORMATS, read_transformed
+from .large_scale_jitter import build_large_scale_jitter
 from .placement import draw_transforms, is_drawn_by_size, source_positions
 from .record_mapper import RecordMapper
 
@@ -85,7 +86,7 @@ class InstanceMapper:
             "augmentations": _augmentations(cfg),
             "image_format": cfg.INPUT.FORMAT,
             "use_masks": cfg.MODEL.MASK_ON,
-            "recompute_boxes": cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON,
+            "recompute_boxes": _crops(cfg) and cfg.MODEL.MASK_ON,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -163,9 +164,10 @@ def _cut(
         rows, columns: see :func:`source_positions`.
     """
     if isinstance(segmentation, list):
-        # polygons are transformed as such and drawn at their new size
+        # polygons are transformed as such and drawn at their new size; what of them lies outside
+        # of a crop is not drawn, and need not be cut off, for which detectron2 takes shapely
         polygons = [np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in segmentation]
-        polygons = [p.reshape(-1).tolist() for p in transforms.apply_polygons(polygons)]
+        polygons = [transforms.apply_coords(p).reshape(-1).tolist() for p in polygons]
         size = len(rows), len(columns)
         rows, columns = np.arange(size[0]), np.arange(size[1])
         if not polygons:
@@ -199,11 +201,19 @@ def _merged(polygons: list[list[float]], height: int, width: int) -> dict[str, A
 
 
 def _augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """Those of detectron2's ``DatasetMapper.from_config`` in training."""
+    """Those of detectron2's ``DatasetMapper.from_config`` in training, or large-scale jitter."""
     augmentations = build_augmentation(cfg, is_train=True)
+    jitter = build_large_scale_jitter(cfg)
+    if jitter is not None:
+        # in place of the resizing, which stands first
+        augmentations[0] = jitter
     if cfg.INPUT.CROP.ENABLED:
         augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
     return augmentations
+
+
+def _crops(cfg: CfgNode) -> bool:
+    return cfg.INPUT.CROP.ENABLED or cfg.DEEPFUSE_D2.INPUT.LARGE_SCALE_JITTER.ENABLED
 
 
 def build_instance_mapper(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -227,4 +237,9 @@ def build_instance_mapper(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, 
     logging.getLogger(__name__).info(
         "Samples are made as detectron2's mapper makes them: %s", reason
     )
-    return RecordMapper(cfg, is_train=True)
+    return RecordMapper(
+        cfg,
+        is_train=True,
+        augmentations=_augmentations(cfg),
+        recompute_boxes=_crops(cfg) and cfg.MODEL.MASK_ON,
+    )

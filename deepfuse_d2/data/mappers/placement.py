@@ -11,10 +11,19 @@ import numpy as np
 from detectron2.data import transforms as T
 from PIL import Image
 
+from .large_scale_jitter import LargeScaleJitter
+
 __all__ = ["draw_transforms", "is_drawn_by_size", "resized_positions", "source_positions"]
 
-# Augmentations of detectron2 whose transforms depend on random numbers and the size of the image.
-_BY_SIZE = (T.RandomCrop, T.RandomFlip, T.Resize, T.ResizeScale, T.ResizeShortestEdge)
+# Augmentations whose transforms depend on random numbers and the size of the image.
+_BY_SIZE = (
+    T.RandomCrop,
+    T.RandomFlip,
+    T.Resize,
+    T.ResizeScale,
+    T.ResizeShortestEdge,
+    LargeScaleJitter,
+)
 
 
 def is_drawn_by_size(augmentation: T.Augmentation) -> bool:

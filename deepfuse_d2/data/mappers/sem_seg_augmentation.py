@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
 from ...errors import ConfigError
+from .large_scale_jitter import build_large_scale_jitter
 
 __all__ = [
     "ClassAwareCrop",
@@ -146,7 +147,10 @@ def build_sem_seg_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     if keys.MIN_SIZE_TRAIN_SAMPLING == "range":
         sizes = list(range(sizes[0], sizes[1] + 1))
     augmentations: list[T.Augmentation] = []
-    if tuple(ours.SCALE_JITTER) != (1.0, 1.0) or sizes != [0]:
+    jitter = build_large_scale_jitter(cfg)
+    if jitter is not None:
+        augmentations.append(jitter)
+    elif tuple(ours.SCALE_JITTER) != (1.0, 1.0) or sizes != [0]:
         augmentations.append(ScaleJitter(sizes, keys.MAX_SIZE_TRAIN, *ours.SCALE_JITTER))
     if crop.ENABLED:
         augmentations.append(
