@@ -37,10 +37,13 @@ _REGISTRIES = {
 }
 
 
-def check_config(cfg: CfgNode) -> None:
+def check_config(cfg: CfgNode, *, data_sets: bool = True) -> None:
     """Raise the error that names the key for every name that cannot be found.
 
     Warns of keys that have the name of one of ours of earlier versions, and are not read.
+
+    Args:
+        data_sets: whether those of DATASETS must be registered; an application needs none.
     """
     values = flatten(cfg)
     if unread := unread_names(cfg):
@@ -53,7 +56,7 @@ def check_config(cfg: CfgNode) -> None:
         name = values[key]
         if name:
             look_up(registry, name, key)
-    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST") if data_sets else ():
         for name in values[key]:
             if name not in DatasetCatalog:
                 near = difflib.get_close_matches(name, DatasetCatalog.list(), n=5, cutoff=0.4)

@@ -11,10 +11,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from ..errors import ConfigError, DatasetError, ImageError
 
@@ -50,7 +52,7 @@ MAX_PIXELS = 178_956_970
 
 
 def read_image(
-    source: str | os.PathLike | bytes | np.ndarray | Image.Image,
+    source: str | os.PathLike | bytes | bytearray | BinaryIO | np.ndarray | Image.Image,
     max_pixels: int = MAX_PIXELS,
     *,
     name: str = "",
@@ -61,8 +63,8 @@ def read_image(
     orientation of EXIF is applied. Of several frames (GIF, TIFF) the first is read.
 
     Args:
-        source: file, the bytes of one, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) with
-            blue first, or (H, W, 4), of uint8 or uint16.
+        source: file, by name or open, the bytes of one, a PIL image, or an array (H, W),
+            (H, W, 1), (H, W, 3) with blue first, or (H, W, 4), of uint8 or uint16.
         max_pixels: a larger image is refused, before it is decoded.
         name: of a PIL image, or of bytes, in messages.
 
@@ -70,12 +72,13 @@ def read_image(
         ImageError: there is no image, or it is damaged, too large, or of a kind that cannot be
             shown in 8 bits.
     """
+    source, name = _in_memory(source, name)
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
         return _from_pillow(source, name or "the image", max_pixels)
-    if isinstance(source, (bytes, bytearray)):
-        name, content = name or f"the image ({len(source)} bytes)", bytes(source)
+    if isinstance(source, bytes):
+        name, content = name or f"the image ({len(source)} bytes)", source
     elif isinstance(source, (str, os.PathLike)):
         name, content = os.fspath(source), _content(Path(source))
     else:
@@ -98,6 +101,29 @@ def read_image(
         if max_pixels <= MAX_PIXELS:
             raise ImageError(f"{name} has too many pixels. {_limit(max_pixels)}") from error
         return _from_opencv(content, name, max_pixels)
+
+
+def _in_memory(source: Any, name: str) -> tuple[Any, str]:
+    """What an open file or a buffer holds, as bytes, and its name; else `source`, as it is."""
+    if isinstance(source, (bytearray, memoryview)):
+        return bytes(source), name
+    if hasattr(source, "read") and not isinstance(source, Image.Image):
+        name = name or str(getattr(source, "name", "the open file"))
+        try:
+            content = source.read()
+        except (OSError, ValueError) as error:  # of a text file: no UTF-8; or it is closed
+            raise ImageError(f"{name} cannot be read: {error}.") from error
+        if not isinstance(content, bytes):
+            raise ImageError(f'{name} is open as text; open it with mode "rb".')
+        return content, name
+    if isinstance(source, Tensor):
+        raise ImageError(
+            f"A tensor of shape {tuple(source.shape)} does not say how its colours are ordered; "
+            "give an array (H, W, 3) with blue first, of uint8."
+        )
+    if isinstance(source, str) and "://" in source:
+        raise ImageError(f"{source} is an address; fetch it first, and give the bytes or the file.")
+    return source, name
 
 
 def read_as(path: str | os.PathLike, image_format: str) -> np.ndarray:
@@ -125,7 +151,7 @@ def to_format(image: np.ndarray, image_format: str) -> np.ndarray:
 
 
 def read_channels(
-    source: str | os.PathLike | bytes | np.ndarray | Image.Image,
+    source: str | os.PathLike | bytes | bytearray | BinaryIO | np.ndarray | Image.Image,
     channels: int,
     image_format: str,
     max_pixels: int = MAX_PIXELS,
@@ -162,8 +188,9 @@ def _read_mode(
     source: str | os.PathLike | bytes | Image.Image, mode: str, max_pixels: int
 ) -> tuple[np.ndarray, str]:
     """(H, W, C) in a mode of Pillow, and the name of the image."""
+    source, name = _in_memory(source, "")
     is_file = isinstance(source, (str, os.PathLike))
-    name = os.fspath(source) if is_file else "The image"
+    name = os.fspath(source) if is_file else name or "The image"
     try:
         if not isinstance(source, Image.Image):
             source = Image.open(io.BytesIO(_content(Path(source)) if is_file else source))

@@ -37,7 +37,8 @@ def merge_tiles(
 ) -> DetectedInstances:
     """One set of instances of the image, best first.
 
-    An instance has the box around, the mask of, and the best score among what it was joined of.
+    An instance has the box around, the mask of, and the best score among what it was joined of, and
+    the keypoints of the one with that score.
 
     Args:
         parts: what was found in each tile, in pixels of the tile.
@@ -45,7 +46,7 @@ def merge_tiles(
         min_iou: masks in the overlap, or boxes where there are none, that make two one.
         limit: instances to keep; -1 for all.
     """
-    tile_of, boxes, scores, classes, crops = [], [], [], [], []
+    tile_of, boxes, scores, classes, crops, keypoints = [], [], [], [], [], []
     for number, ((top, left, _, _), found) in enumerate(parts):
         tile_of += [number] * len(found)
         boxes += list(found.boxes + np.array([left, top, left, top], dtype=found.boxes.dtype))
@@ -53,6 +54,8 @@ def merge_tiles(
         classes += found.classes.tolist()
         if found.crops is not None:
             crops += [(top + y, left + x, mask) for y, x, mask in found.crops]
+        if found.keypoints is not None:
+            keypoints += list(found.keypoints + np.array([left, top, 0], found.keypoints.dtype))
     masked = all(found.crops is not None for _, found in parts)
     groups = list(range(len(boxes)))  # to which earlier instance each one belongs
 
@@ -76,12 +79,14 @@ def merge_tiles(
     joined = sorted(members.values(), key=lambda group: -max(scores[i] for i in group))
     if limit >= 0:
         joined = joined[:limit]
+    best = [max(group, key=lambda i: scores[i]) for group in joined]
     return DetectedInstances(
         size,
         np.array([_hull([boxes[i] for i in g]) for g in joined], dtype=np.float32).reshape(-1, 4),
         np.array([max(scores[i] for i in g) for g in joined], dtype=np.float32),
         np.array([classes[g[0]] for g in joined], dtype=np.int64),
         [_join([crops[i] for i in g]) for g in joined] if masked else None,
+        np.array([keypoints[i] for i in best]) if keypoints else None,
     )
 
 

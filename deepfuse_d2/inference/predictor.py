@@ -6,15 +6,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA, build_model
-from detectron2.structures import Instances
+from detectron2.modeling import build_model
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,19 +25,13 @@ from ..errors import ConfigError, ImageError, WeightsError
 from ..modeling.meta_arch import DenseInference
 from ..modeling.meta_arch.protocol import channels_of, predictions_of
 from ..modeling.postprocessing.unpasted import UnpastedMasks
+from .arguments import check_arguments, checked_config, checked_opts
+from .augmentation import build_augmented
 from .instance_tiles import merge_tiles, tiles_of
 from .optimize.model import optimize_for_inference
 from .pipeline import ordered_batches
 from .reading import MAX_PIXELS, VIDEO_SUFFIXES, find_images, read_channels, read_image, video
-from .results import (
-    OUTPUTS,
-    DetectedInstances,
-    convert,
-    convert_labels,
-    convert_predictions,
-    labels_of_logits,
-    to_supervision,
-)
+from .results import CONVERTERS, OUTPUTS, DetectedInstances, convert_predictions
 
 __all__ = ["Predictor"]
 
@@ -46,9 +39,13 @@ __all__ = ["Predictor"]
 _SCALES = (0.75, 1.0, 1.25)
 
 #: What is one image.
-ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
+ImageSource = str | os.PathLike | bytes | bytearray | BinaryIO | np.ndarray | Image.Image
 #: An image; for a model of several inputs {"image": image, ...}, the others as it takes them.
 Source = ImageSource | Mapping[str, Any]
+
+_SINGLE = (
+    str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, Mapping, Tensor,
+)  # fmt: skip
 
 
 class Predictor:
@@ -69,45 +66,32 @@ class Predictor:
         weights: str | os.PathLike | None = None,
         *,
         opts: Iterable[str] = (),
-        **options: Any,
+        model: nn.Module | None = None,
+        output: str = "native",
+        score_threshold: float | None = None,
+        batch_size: int = 1,
+        tile: tuple[int, int] | None = None,
+        tile_overlap: int = 128,
+        augment: bool = False,
+        optimize: bool = True,
+        dtype: torch.dtype | str = "float32",
+        compile: bool | str | Callable = False,
+        workers: int = 2,
+        max_pixels: int = MAX_PIXELS,
+        errors: str = "raise",
     ):
         """
         Args:
-            config: yaml file, or a config.
+            config: yaml file, or a config. Its data sets need not be there; where the one of
+                DATASETS.TEST is registered, its names of classes are used.
             weights: in place of MODEL.WEIGHTS.
             opts: KEY VALUE pairs that override the config.
-            options: see :meth:`from_model`.
-        """
-        if isinstance(config, CfgNode):
-            cfg = config.clone()
-            cfg.defrost()
-            cfg.merge_from_list(list(opts))
-        else:
-            cfg = load_config(os.fspath(config), list(opts))
-        if weights is not None:
-            cfg.MODEL.WEIGHTS = os.fspath(weights)
-        if not cfg.MODEL.WEIGHTS:
-            raise WeightsError(
-                "Predictor has no weights: give it the file of a trained model, or a config with "
-                "MODEL.WEIGHTS."
-            )
-        check_config(cfg)
-        model = build_model(cfg)
-        checkpointer = DeepFuseCheckpointer(
-            model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH
-        )
-        checkpointer.load(cfg.MODEL.WEIGHTS)
-        self._set_up(model, cfg, **options)
-
-    @classmethod
-    def from_model(cls, model: nn.Module, cfg: CfgNode, **options: Any) -> "Predictor":
-        """Predict with a model that is built and has its weights.
-
-        Args:
-            model: built from `cfg`.
-            output: "native" for detectron2's Instances (a label map (H, W) of a semantic model),
-                "rle" for COCO's results with compressed run lengths, or "supervision" for
-                ``supervision.Detections``. All are on the CPU.
+            model: built from `config` and with its weights; then nothing is loaded.
+            output: "native" for detectron2's Instances (a label map (H, W) of a semantic model, and
+                what a model of one kind of predictions gives else), "rle" for COCO's results with
+                compressed run lengths, or "supervision" for ``supervision.Detections``. All are on
+                the CPU. A model that gives several kinds, as Panoptic FPN does, gives a mapping of
+                them: "instances", "sem_seg", "panoptic_seg".
             score_threshold: instances of lower scores are left out, 0..1; None for what the config
                 says.
             batch_size: images that go through the network at once; only images of one shape do.
@@ -122,17 +106,63 @@ class Predictor:
             dtype, compile: see :func:`optimize_for_inference`.
             workers: threads that read and resize images, and as many that paste masks.
             max_pixels: larger images are refused.
-            errors: "raise" an :class:`ImageError` where an image cannot be read, or "return" it in
-                the place of the prediction and go on.
+            errors: "raise" what goes wrong with an image, or "return" the error, whatever it is and
+                at whatever step, in the place of the prediction and go on.
         """
-        cfg = cfg.clone()
-        cfg.defrost()
-        self = cls.__new__(cls)
-        self._set_up(model, cfg, **options)
-        return self
+        check_arguments(
+            score_threshold=score_threshold, batch_size=batch_size, tile=tile,
+            tile_overlap=tile_overlap, augment=augment, optimize=optimize, dtype=dtype,
+            compile=compile, workers=workers, max_pixels=max_pixels, errors=errors,
+        )  # fmt: skip
+        _check_output(output)
+        opts = checked_opts(opts)
+        if isinstance(config, (str, os.PathLike)):
+            cfg = load_config(os.fspath(config), opts)
+        else:
+            cfg = checked_config(config)
+            cfg.merge_from_list(opts)
+        if model is None:
+            model = _load(cfg, weights)
+        elif not isinstance(model, nn.Module):
+            raise ConfigError(f"Predictor(model={model!r}): give a model, a torch.nn.Module.")
+        predicted = predictions_of(model)
+        semantic = predicted == ("sem_seg",)
+        dense = isinstance(getattr(model, "inference", None), DenseInference)
+        if semantic and (tile or augment) and not dense:
+            raise ConfigError(
+                f"A {type(model).__name__} knows neither tiles nor augmentation; use "
+                "MODEL.META_ARCHITECTURE FusionSemanticSegmentor, which takes the same weights."
+            )
+        if semantic and score_threshold is not None:
+            raise ConfigError("Labels have no scores; leave out score_threshold.")
+        # a semantic model tiles by itself, and blends logits
+        self.tile = None if semantic or tile is None else tuple(tile)
+        self.tile_overlap = tile_overlap
+        if self.tile and predicted != ("instances",):
+            raise ConfigError(
+                f"Tiles do not fit a {type(model).__name__}, which predicts "
+                f"{', '.join(predicted) or 'nothing that is known'}: only instances, or labels of "
+                "pixels alone, are merged."
+            )
+        self.cfg = cfg
+        self.metadata = _metadata(cfg)
+        self.output, self.errors, self.max_pixels = output, errors, max_pixels
+        self.batch_size, self.workers = batch_size, workers
+        if optimize:
+            model = optimize_for_inference(model, dtype, compile, score_threshold=score_threshold)
+        if dense:
+            model = copy.copy(model)
+            model.inference = _dense_inference(cfg, tile, tile_overlap, augment)
+        self.model = model.eval()
+        self._channels = channels_of(model)
+        self._unpasted = UnpastedMasks.fits(model)
+        self._augmented = build_augmented(cfg, model) if augment and not semantic else None
+        self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+        self._lock = threading.Lock()
 
-    def _set_up(
-        self,
+    @classmethod
+    def from_model(
+        cls,
         model: nn.Module,
         cfg: CfgNode,
         *,
@@ -143,70 +173,32 @@ class Predictor:
         tile_overlap: int = 128,
         augment: bool = False,
         optimize: bool = True,
-        dtype: torch.dtype | str = "auto",
+        dtype: torch.dtype | str = "float32",
         compile: bool | str | Callable = False,
         workers: int = 2,
         max_pixels: int = MAX_PIXELS,
         errors: str = "raise",
-    ) -> None:
-        _check_output(output)
-        if errors not in ("raise", "return"):
-            raise ConfigError(f'Predictor(errors="{errors}"): choose "raise" or "return".')
-        if batch_size < 1 or workers < 1:
-            raise ConfigError(
-                f"Predictor has batch_size {batch_size} and workers {workers}; each is 1 or more."
-            )
-        if tile is not None and not 0 <= tile_overlap < min(tile):
-            raise ConfigError(
-                f"Predictor's tile_overlap is {tile_overlap} pixels; it must be 0 or more and "
-                f"smaller than both sides of tile, {tuple(tile)}."
-            )
-        if tile is not None and augment:
-            raise ConfigError("Predictor takes tile or augment, not both.")
-        semantic = predictions_of(model) == ("sem_seg",)
-        dense = isinstance(getattr(model, "inference", None), DenseInference)
-        if semantic and (tile or augment) and not dense:
-            raise ConfigError(
-                f"A {type(model).__name__} knows neither tiles nor augmentation; use "
-                "MODEL.META_ARCHITECTURE FusionSemanticSegmentor, which takes the same weights."
-            )
-        if semantic and score_threshold is not None:
-            raise ConfigError("Labels have no scores; leave out score_threshold.")
-        self.cfg = cfg
-        self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "_none")
-        self.output, self.errors, self.max_pixels = output, errors, max_pixels
-        self.batch_size, self.workers = batch_size, workers
-        # a semantic model tiles by itself, and blends logits
-        self.tile = None if semantic or tile is None else tuple(tile)
-        self.tile_overlap = tile_overlap
-        if optimize:
-            model = optimize_for_inference(model, dtype, compile, score_threshold=score_threshold)
-        elif score_threshold is not None:
-            raise ConfigError("Predictor(score_threshold=...) needs optimize=True.")
-        if dense:
-            model = copy.copy(model)
-            model.inference = _dense_inference(cfg, tile, tile_overlap, augment)
-        self.model = model.eval()
-        self._channels = channels_of(model)
-        self._unpasted = UnpastedMasks.fits(model)
-        self._augmented = None
-        if augment and not semantic:
-            if not isinstance(model, GeneralizedRCNN):
-                raise ConfigError(f"Test-time augmentation does not know {type(model).__name__}.")
-            self._augmented = GeneralizedRCNNWithTTA(cfg, model)
-        if self.tile and not self._unpasted:
-            raise ConfigError(f"Tiles of instances do not fit a {type(model).__name__}.")
-        self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-        self._lock = threading.Lock()
+    ) -> "Predictor":
+        """Predict with a model that is built from `cfg` and has its weights.
+
+        Args: see :class:`Predictor`.
+        """
+        return cls(
+            cfg, model=model, output=output, score_threshold=score_threshold,
+            batch_size=batch_size, tile=tile, tile_overlap=tile_overlap, augment=augment,
+            optimize=optimize, dtype=dtype, compile=compile, workers=workers,
+            max_pixels=max_pixels, errors=errors,
+        )  # fmt: skip
 
     def __call__(self, source: Source | Iterable[Source], output: str | None = None):
         """Predict one image, or several.
 
         Args:
-            source: an image (file, bytes of a file, array (H, W, 3) with blue first, PIL image)
-                gives one prediction; a list of images or a folder gives a list; any other iterable,
-                and a video, an iterator, see :meth:`stream`. For a model of several inputs, a
-                mapping with "image" and the others, which go to the model as they are.
+            source: an image (file by name or open, bytes of a file, array (H, W, 3) with blue
+                first, PIL image) gives one prediction; a list of images or a folder gives a list;
+                any other iterable, and a video, an iterator, see :meth:`stream`. For a model of
+                several inputs, a mapping with "image" and the others, which go to the model as they
+                are.
             output: in place of the one of the constructor.
         """
         if _is_folder(source) or isinstance(source, (list, tuple)):
@@ -237,13 +229,16 @@ class Predictor:
         )
 
     def _prepare(self, source: Source) -> "_Prepared":
-        entry = dict(source) if isinstance(source, Mapping) else {"image": source}
         try:
-            image = self._read(entry["image"])
-        except ImageError as error:
-            if self.errors == "raise":
-                raise
-            return _Prepared(error=error)
+            return self._prepared(source)
+        except Exception as error:
+            return _Prepared(error=self._returned(error))
+
+    def _prepared(self, source: Source) -> "_Prepared":
+        entry = dict(source) if isinstance(source, Mapping) else {"image": source}
+        if "image" not in entry:
+            raise ImageError(f'A mapping of {list(entry)} has no "image".')
+        image = self._read(entry["image"])
         height, width = image.shape[:2]
         if self.tile and (height > self.tile[0] or width > self.tile[1]):
             return _Prepared(image=image, size=(height, width))
@@ -251,6 +246,12 @@ class Predictor:
             image = self._resized(image)
         entry = {"height": height, "width": width, **entry, "image": _as_tensor(image)}
         return _Prepared(entry=entry, size=(height, width))
+
+    def _returned(self, error: Exception) -> Exception:
+        """The error as a result, or raised, as the caller wants it."""
+        if self.errors == "raise":
+            raise error
+        return error
 
     def _read(self, source: ImageSource) -> np.ndarray:
         """(H, W, C) in the channels and their order that the model was trained with."""
@@ -268,24 +269,34 @@ class Predictor:
             return image  # Pillow would copy it
         return transform.apply_image(image)
 
-    @torch.no_grad()
     def _run(self, batch: list["_Prepared"]) -> list[Any]:
-        """What the network makes of images of one shape, on the CPU."""
+        """What the network makes of images of one shape, on the CPU; errors in their place."""
         if batch[0].error is not None:
-            return [None] * len(batch)
+            return [prepared.error for prepared in batch]
+        try:
+            return self._predicted(batch)
+        except Exception as error:
+            if self.errors == "raise" or len(batch) == 1:
+                return [self._returned(error)]
+            # one image may be to blame, and the others shall have their results
+            return [self._run([prepared])[0] for prepared in batch]
+
+    @torch.no_grad()
+    def _predicted(self, batch: list["_Prepared"]) -> list[Any]:
         if batch[0].image is not None:
             return [self._run_tiles(prepared.image) for prepared in batch]
         return self._infer([prepared.entry for prepared in batch])
 
-    def _infer(self, entries: list[dict]) -> list[Any]:
+    def _infer(self, entries: list[dict]) -> list[dict[str, Any]]:
         with self._lock:
             if self._augmented is not None:
-                found = [x["instances"] for x in self._augmented(entries)]
+                found = self._augmented(entries)
             elif self._unpasted:
-                found = self.model.inference(entries, do_postprocess=False)
+                raw = self.model.inference(entries, do_postprocess=False)
+                found = [{"instances": one} for one in raw]
             else:
                 found = self.model(entries)
-        return [_on_cpu(one) for one in found]
+        return [{name: _on_cpu(value) for name, value in one.items()} for one in found]
 
     def _run_tiles(self, image: np.ndarray) -> list[tuple]:
         tiles = list(tiles_of(*image.shape[:2], self.tile, self.tile_overlap))
@@ -294,41 +305,38 @@ class Predictor:
             some = tiles[first : first + self.batch_size]
             # of one size: the last ones in a row and a column end at the border
             entries = [
-                {"image": _as_tensor(self._resized(image[top:bottom, left:right]))}
+                {
+                    "image": _as_tensor(self._resized(image[top:bottom, left:right])),
+                    "height": bottom - top,
+                    "width": right - left,
+                }
                 for top, left, bottom, right in some
             ]
             for tile, raw in zip(some, self._infer(entries), strict=True):
                 # as crops at once: they take less than the masks of a whole image of tiles
-                parts.append(
-                    (tile, DetectedInstances.of(raw, tile[2] - tile[0], tile[3] - tile[1]))
-                )
+                size = tile[2] - tile[0], tile[3] - tile[1]
+                parts.append((tile, DetectedInstances.of(raw["instances"], *size)))
         return parts
 
     def _finish(self, prepared: "_Prepared", raw: Any, output: str) -> Any:
-        if prepared.error is not None:
-            return prepared.error
+        if isinstance(raw, Exception):
+            return raw
         try:
             return self._convert(prepared, raw, output)
-        except ImageError as error:
-            if self.errors == "raise":
-                raise
-            return error
+        except Exception as error:
+            return self._returned(error)
 
     def _convert(self, prepared: "_Prepared", raw: Any, output: str) -> Any:
         if prepared.image is not None:
             limit = self.cfg.TEST.DETECTIONS_PER_IMAGE
             found = merge_tiles(raw, prepared.size, limit=limit)
             return convert_predictions(found, output, self.metadata)
-        if isinstance(raw, dict) and "sem_seg" in raw and "instances" not in raw:
-            return convert_labels(labels_of_logits(raw["sem_seg"]), output, self.metadata)
-        if isinstance(raw, Instances) and self._augmented is None:
-            return convert(raw, *prepared.size, output, self.metadata)
-        finished = raw["instances"] if isinstance(raw, dict) else raw
-        if output == "rle":
-            return convert_predictions(
-                DetectedInstances.of_finished(finished), output, self.metadata
-            )
-        return finished if output == "native" else to_supervision(finished, self.metadata)
+        results = {
+            name: CONVERTERS[name](value, *prepared.size, output, self.metadata)
+            for name, value in raw.items()
+            if name in CONVERTERS
+        }
+        return next(iter(results.values())) if len(results) == 1 else results
 
 
 @dataclass(frozen=True)
@@ -338,7 +346,7 @@ class _Prepared:
     entry: dict | None = None
     image: np.ndarray | None = None
     size: tuple[int, int] = (0, 0)
-    error: ImageError | None = None
+    error: Exception | None = None
 
     @property
     def shape(self) -> tuple:
@@ -346,6 +354,34 @@ class _Prepared:
             # only what is of one shape, in all that it holds, goes into a batch
             return tuple((k, tuple(v.shape)) for k, v in self.entry.items() if hasattr(v, "shape"))
         return ("error",) if self.image is None else ("tiles",)
+
+
+def _load(cfg: CfgNode, weights: str | os.PathLike | None) -> nn.Module:
+    """The model of a config with its weights."""
+    if weights is not None:
+        if not isinstance(weights, (str, os.PathLike)):
+            raise ConfigError(
+                f"Predictor was given a {type(weights).__name__} for its weights; give the name of "
+                "a file, or a model that has them by Predictor.from_model."
+            )
+        cfg.MODEL.WEIGHTS = os.fspath(weights)
+    if not cfg.MODEL.WEIGHTS:
+        raise WeightsError(
+            "Predictor has no weights: give it the file of a trained model, or a config with "
+            "MODEL.WEIGHTS."
+        )
+    # an application has the model, and not what it was trained on
+    check_config(cfg, data_sets=False)
+    model = build_model(cfg)
+    min_match = cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH
+    DeepFuseCheckpointer(model, min_match=min_match).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
+def _metadata(cfg: CfgNode) -> Metadata:
+    """Of the data set that the config evaluates on; without names where it is not registered."""
+    names = [name for name in cfg.DATASETS.TEST if name in MetadataCatalog]
+    return MetadataCatalog.get(names[0]) if names else Metadata()
 
 
 def _dense_inference(
@@ -374,7 +410,9 @@ def _images_in(source: Any) -> Iterable[Source]:
 
 def _is_single(source: Any) -> bool:
     """Whether it is one image, or nothing that holds images (an error then names it)."""
-    return isinstance(source, (ImageSource, Mapping)) or not isinstance(source, Iterable)
+    return (
+        isinstance(source, _SINGLE) or hasattr(source, "read") or not isinstance(source, Iterable)
+    )
 
 
 def _is_folder(source: Any) -> bool:
@@ -395,10 +433,7 @@ def _as_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def _on_cpu(found: Instances | dict) -> Instances | dict:
-    if isinstance(found, dict):
-        return {
-            name: value.to("cpu") if hasattr(value, "to") else value
-            for name, value in found.items()
-        }
-    return found.to("cpu")
+def _on_cpu(found: Any) -> Any:
+    if isinstance(found, tuple):  # panoptic: labels, and what each is
+        return tuple(map(_on_cpu, found))
+    return found.to("cpu") if hasattr(found, "to") else found

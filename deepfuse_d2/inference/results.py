@@ -1,6 +1,6 @@
 """Predictions in the forms that others take: COCO's run lengths, `supervision`, label maps."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,17 @@ from ..structures.mask_crops import (
     encode_crop,
     rle_as_text,
 )
+from ..structures.proposals import instances_of_proposals
 
 __all__ = [
+    "CONVERTERS",
     "OUTPUTS",
     "DetectedInstances",
     "convert",
     "convert_labels",
+    "convert_panoptic",
     "convert_predictions",
+    "convert_proposals",
     "labels_of_logits",
 ]
 
@@ -47,6 +51,7 @@ class DetectedInstances:
         scores: np.ndarray,
         classes: np.ndarray,
         crops: list[MaskCrop] | None,
+        keypoints: np.ndarray | None = None,
     ):
         """
         Args:
@@ -54,41 +59,31 @@ class DetectedInstances:
             boxes: (N, 4) corners in pixels.
             scores, classes: (N,)
             crops: of the masks; None where the model has none.
+            keypoints: (N, K, 3) x, y in pixels and score; None where the model has none.
         """
         self.size, self.boxes, self.scores, self.classes = size, boxes, scores, classes
-        self.crops = crops
+        self.crops, self.keypoints = crops, keypoints
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     @classmethod
     def of(cls, raw: Instances, height: int, width: int) -> "DetectedInstances":
-        """From what the heads give, for an image of that size."""
-        instances = scale_unpasted(raw, height, width)
+        """From what the heads give, or the whole model, for an image of that size."""
+        instances = _scaled(raw, height, width)
         boxes = instances.pred_boxes.tensor
         crops = None
-        if instances.has("pred_masks"):
+        if instances.has("pred_masks") and instances.pred_masks.ndim == 4:
             crops = list(crops_from_unpasted(instances.pred_masks.float(), boxes, (height, width)))
+        elif instances.has("pred_masks"):
+            crops = list(crops_from_masks(instances.pred_masks.numpy()))
         return cls(
             (height, width),
             boxes.numpy(),
             instances.scores.numpy(),
             instances.pred_classes.numpy(),
             crops,
-        )
-
-    @classmethod
-    def of_finished(cls, instances: Instances) -> "DetectedInstances":
-        """From what a model returns: boxes and masks of the size of the image."""
-        crops = None
-        if instances.has("pred_masks"):
-            crops = list(crops_from_masks(instances.pred_masks.numpy()))
-        return cls(
-            tuple(instances.image_size),
-            instances.pred_boxes.tensor.numpy(),
-            instances.scores.numpy(),
-            instances.pred_classes.numpy(),
-            crops,
+            instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else None,
         )
 
     def instances(self) -> Instances:
@@ -104,6 +99,8 @@ class DetectedInstances:
             for mask, (top, left, crop) in zip(masks.numpy(), self.crops, strict=True):
                 mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
             result.pred_masks = masks
+        if self.keypoints is not None:
+            result.pred_keypoints = torch.from_numpy(np.ascontiguousarray(self.keypoints))
         return result
 
     def rles(self) -> list[dict]:
@@ -114,17 +111,16 @@ class DetectedInstances:
 def convert(
     raw: Instances, height: int, width: int, output: str, metadata: Metadata
 ) -> Instances | list[dict] | Any:
-    """Instances as the heads leave them, on the CPU, in the form of `output`.
+    """Instances as the heads or the model leave them, on the CPU, in the form of `output`.
 
     Args:
         height, width: of the image.
         output: one of :data:`OUTPUTS`.
         metadata: of the data set, for its category ids.
     """
-    unpasted = raw.has("pred_masks") and raw.pred_masks.ndim == 4
     if output == "native":
-        result = scale_unpasted(raw, height, width)
-        if unpasted:
+        result = _scaled(raw, height, width)
+        if result.has("pred_masks") and result.pred_masks.ndim == 4:
             _check_memory(len(result), height, width)
             result.pred_masks = paste_masks(
                 result.pred_masks, result.pred_boxes.tensor, (height, width)
@@ -146,9 +142,9 @@ def convert_predictions(
 
 
 def coco_results(found: DetectedInstances, metadata: Metadata) -> list[dict]:
-    """COCO's results of one image: category_id, bbox (x, y, w, h), score, segmentation."""
-    ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
-    category = {contiguous: given for given, contiguous in ids.items()}
+    """COCO's results of one image: category_id, bbox (x, y, w, h), score; segmentation and
+    keypoints, where the model has them."""
+    category = _given_ids(getattr(metadata, "thing_dataset_id_to_contiguous_id", None))
     rles = found.rles() if found.crops is not None else [None] * len(found)
     results = []
     for (x0, y0, x1, y1), score, label, rle in zip(
@@ -163,42 +159,135 @@ def coco_results(found: DetectedInstances, metadata: Metadata) -> list[dict]:
         )
         if rle is not None:
             results[-1]["segmentation"] = rle
+    if found.keypoints is not None:
+        for result, keypoints in zip(results, found.keypoints, strict=True):
+            # COCO counts pixels, and detectron2 measures from their border
+            shifted = keypoints - np.array([0.5, 0.5, 0], dtype=keypoints.dtype)
+            result["keypoints"] = shifted.flatten().tolist()
     return results
 
 
 def to_supervision(instances: Instances, metadata: Metadata):
-    """``supervision.Detections`` with masks and, as ``data["class_name"]``, names."""
+    """``supervision.Detections`` with masks; names and keypoints in its ``data``, as "class_name"
+    and "keypoints" (K, 3)."""
     Detections = _supervision().Detections
     classes = instances.pred_classes.numpy()
+    data = _names(classes, getattr(metadata, "thing_classes", None))
+    if instances.has("pred_keypoints"):
+        data["keypoints"] = instances.pred_keypoints.numpy()
     masks = instances.pred_masks.numpy() if instances.has("pred_masks") else None
     return Detections(
         xyxy=instances.pred_boxes.tensor.numpy(),
         mask=masks,
         confidence=instances.scores.numpy(),
         class_id=classes,
-        data=_names(classes, getattr(metadata, "thing_classes", None)),
+        data=data,
     )
 
 
-def convert_labels(labels: Tensor, output: str, metadata: Metadata):
-    """Label map (H, W) in the form of `output`: itself, or a mask for each class in it."""
+def convert_labels(
+    given: Tensor, height: int, width: int, output: str, metadata: Metadata
+) -> Tensor | list[dict] | Any:
+    """Logits (K, H, W), or labels (H, W), in the form of `output`: a label map, or a mask for each
+    class in it.
+
+    Args: see :func:`convert`.
+    """
+    labels = labels_of_logits(given)
     if output == "native":
         return labels
     classes = labels.unique().tolist()
+    masks = [labels.numpy() == c for c in classes]
     if output == "rle":
-        from pycocotools import mask as coco
-
-        rles = [coco.encode(np.asfortranarray(labels.numpy() == c).view(np.uint8)) for c in classes]
         return [
-            {"category_id": c, "segmentation": rle_as_text(rle)}
-            for c, rle in zip(classes, rles, strict=True)
+            {"category_id": c, "segmentation": _rle(m)} for c, m in zip(classes, masks, strict=True)
         ]
-    Detections = _supervision().Detections
-    masks = np.stack([labels.numpy() == c for c in classes])
-    boxes = np.array([_extent(mask) for mask in masks], dtype=np.float32)
     found = np.array(classes)
-    names = _names(found, getattr(metadata, "stuff_classes", None))
-    return Detections(xyxy=boxes, mask=masks, class_id=found, data=names)
+    return _masks_as_detections(masks, found, getattr(metadata, "stuff_classes", None))
+
+
+def convert_panoptic(
+    given: tuple[Tensor, list[dict]], height: int, width: int, output: str, metadata: Metadata
+) -> tuple[Tensor, list[dict]] | list[dict] | Any:
+    """detectron2's panoptic prediction in the form of `output`: itself, or a mask a segment.
+
+    Args: see :func:`convert`.
+    """
+    if output == "native":
+        return given
+    labels, segments = given[0].numpy(), given[1]
+    masks = [labels == segment["id"] for segment in segments]
+    if output == "rle":
+        kinds = {True: "thing", False: "stuff"}
+        ids = {
+            is_thing: _given_ids(getattr(metadata, f"{kind}_dataset_id_to_contiguous_id", None))
+            for is_thing, kind in kinds.items()
+        }
+        return [
+            {
+                **{name: segment[name] for name in ("isthing", "score", "area") if name in segment},
+                "category_id": ids[bool(segment["isthing"])].get(
+                    segment["category_id"], segment["category_id"]
+                ),
+                "segmentation": _rle(mask),
+            }
+            for segment, mask in zip(segments, masks, strict=True)
+        ]
+    found = np.array([segment["category_id"] for segment in segments], dtype=int)
+    result = _masks_as_detections(masks, found, None, size=labels.shape)
+    result.data["isthing"] = np.array([segment["isthing"] for segment in segments], dtype=bool)
+    return result
+
+
+def convert_proposals(
+    proposals: Instances, height: int, width: int, output: str, metadata: Metadata
+) -> Instances | list[dict] | Any:
+    """Proposals in the form of `output`: themselves, or as instances of a class without a name.
+
+    Args: see :func:`convert`.
+    """
+    if output == "native":
+        return proposals
+    return convert(instances_of_proposals(proposals), height, width, output, Metadata())
+
+
+#: What a model predicts -> converter(value, height, width, output, metadata)
+CONVERTERS: dict[str, Callable[..., Any]] = {
+    "instances": convert,
+    "sem_seg": convert_labels,
+    "panoptic_seg": convert_panoptic,
+    "proposals": convert_proposals,
+}
+
+
+def _masks_as_detections(
+    masks: list[np.ndarray],
+    classes: np.ndarray,
+    names: Iterable[str] | None,
+    size: tuple[int, int] = (0, 0),
+):
+    Detections = _supervision().Detections
+    boxes = np.array([_extent(mask) for mask in masks], dtype=np.float32).reshape(-1, 4)
+    stacked = np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
+    return Detections(xyxy=boxes, mask=stacked, class_id=classes, data=_names(classes, names))
+
+
+def _rle(mask: np.ndarray) -> dict:
+    from pycocotools import mask as coco
+
+    return rle_as_text(coco.encode(np.asfortranarray(mask).view(np.uint8)))
+
+
+def _given_ids(contiguous_ids: dict[int, int] | None) -> dict[int, int]:
+    """Contiguous id -> id of the data set."""
+    return {contiguous: given for given, contiguous in (contiguous_ids or {}).items()}
+
+
+def _scaled(raw: Instances, height: int, width: int) -> Instances:
+    """For an image of that size; what the model has finished already is returned as it is."""
+    if raw.has("pred_masks") and raw.pred_masks.ndim == 3:
+        return raw
+    return scale_unpasted(raw, height, width)
 
 
 def labels_of_logits(logits: Tensor) -> Tensor:

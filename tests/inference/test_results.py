@@ -187,7 +187,7 @@ def test_supervision_gets_arrays_and_names(raw, monkeypatch):
     assert detections.class_id.tolist() == [1, 0]
     assert detections.data["class_name"].tolist() == ["person", "car"]
     labels = torch.tensor([[3, 3], [0, 3]], dtype=torch.uint8)
-    found = convert_labels(labels, "supervision", SimpleNamespace())
+    found = convert_labels(labels, *labels.shape, "supervision", SimpleNamespace())
     assert found.class_id.tolist() == [0, 3]
     assert found.mask[0].tolist() == [[False, False], [True, False]]
     assert found.xyxy.tolist() == [[0, 1, 1, 2], [0, 0, 2, 2]]
@@ -205,7 +205,7 @@ def test_label_maps_become_masks_of_classes():
     assert labels.dtype == torch.uint8
     assert torch.equal(labels.long(), logits.argmax(0))
     assert labels_of_logits(labels) is labels
-    for entry in convert_labels(labels, "rle", METADATA):
+    for entry in convert_labels(labels, *labels.shape, "rle", METADATA):
         decoded = coco.decode(entry["segmentation"]).astype(bool)
         assert np.array_equal(decoded, (labels == entry["category_id"]).numpy())
 
