@@ -4,7 +4,7 @@ from .checkpointing import check_checkpoint_stages, run_stage
 from .conv import same_size_conv
 from .deepen import Deepen
 from .exfuse import DenselyAdjacentPrediction, SemanticEmbeddingBranch, SubPixelUpsample
-from .fuse import DeepFuse
+from .fuse import DeepFuse, FuseSettings
 from .global_conv import BoundaryRefinement, GlobalConvolution, Upsample2x, crop_to
 from .merge import MERGES
 from .norm import get_norm
@@ -22,6 +22,7 @@ __all__ = [
     "DeepFuse",
     "Deepen",
     "DenselyAdjacentPrediction",
+    "FuseSettings",
     "GlobalConvolution",
     "MultiResolutionFusion",
     "ResidualConvUnit",

@@ -18,18 +18,21 @@ merge and deepen on fewer channels, `width`; then deepen(m) is rectified and pro
 Simple fusion, as in FPN (arXiv 1612.03144), is the member ``merge="sum", depth=0``.
 """
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from ..config.keys.deepfuse import FuseSettings
 from .conv import same_size_conv
 from .deepen import Deepen
 from .merge import MERGES
 from .resample import DOWNSAMPLES, UPSAMPLES, Resample, resample
 
-__all__ = ["DeepFuse", "resample"]
+__all__ = ["DeepFuse", "FuseSettings", "resample"]
 
 
 class DeepFuse(nn.Module):
@@ -38,26 +41,19 @@ class DeepFuse(nn.Module):
     Args:
         in_channels: of the target, then of each source.
         out_channels: of the result.
+        settings: merge, unit, depth, norms, resampling, drop path, start; see
+            :class:`FuseSettings`, and merge.py and units.py for what can be chosen.
         strides: of the target, then of each source, in pixels of the image: sources finer than the
-            target are brought down by `downsample`. None: none is finer.
-        merge: "sum", "weighted_sum", "gated" or "concat"; see merge.py.
-        unit: "residual", "bottleneck", "dense", "separable" or "multi_scale"; see units.py.
-        depth: number of units; 0 is simple fusion.
-        norm: normalisation inside the units; "" for none.
+            target are brought down. None: none is finer.
         align: put a 1x1 convolution on every input; without it, all must have `width` channels.
-        align_norm: normalisation of what brings inputs and result to shape: the 1x1 convolutions of
-            `align` and `width`, and strided ones; "" for none.
-        upsample: of coarser sources, "nearest" or "bilinear".
-        downsample: of finer sources, "max_pool", "avg_pool" or "conv" (3x3 of stride 2).
         skip: "merged" (y starts from m, for necks) or "target" (y starts from x_t, for insertion
             into a backbone; then the target must have `out_channels`).
         width: channels of the merged map and of the units; None for `out_channels`. Another width
             needs ``skip="target"``.
-        drop_path: probability to drop the deepen branch of a sample in training, in [0, 1).
-        zero_init: start as plain fusion (skip "merged") or as the identity (skip "target").
+        changes: single settings, in place of those of `settings`.
 
     Example:
-        >>> fuse = DeepFuse([64, 64], 64, merge="gated", unit="bottleneck", depth=2)
+        >>> fuse = DeepFuse([64, 64], 64, FuseSettings(merge="gated", depth=2))
         >>> fuse(torch.rand(1, 64, 33, 65), [torch.rand(1, 64, 17, 33)]).shape
         torch.Size([1, 64, 33, 65])
     """
@@ -66,33 +62,28 @@ class DeepFuse(nn.Module):
         self,
         in_channels: Sequence[int],
         out_channels: int,
+        settings: FuseSettings = FuseSettings(),
         *,
         strides: Sequence[int] | None = None,
-        merge: str = "sum",
-        unit: str = "residual",
-        depth: int = 1,
-        norm: str = "",
         align: bool = False,
-        align_norm: str = "",
-        upsample: str = "nearest",
-        downsample: str = "max_pool",
         skip: str = "merged",
         width: int | None = None,
-        drop_path: float = 0.0,
-        zero_init: bool = True,
+        **changes: Any,
     ):
         super().__init__()
+        settings = dataclasses.replace(settings, **changes)
+        align_norm = settings.align_norm
         width = out_channels if width is None else width
         strides = [1] * len(in_channels) if strides is None else list(strides)
-        _check_name("merge", merge, MERGES)
-        _check_name("upsample", upsample, UPSAMPLES)
-        _check_name("downsample", downsample, DOWNSAMPLES)
+        _check_name("merge", settings.merge, MERGES)
+        _check_name("upsample", settings.upsample, UPSAMPLES)
+        _check_name("downsample", settings.downsample, DOWNSAMPLES)
         _check_name("skip", skip, ("merged", "target"))
         _check_shapes(in_channels, out_channels, width, strides, align, skip)
         # Simple fusion has no deep branch: without parameters, it loads any FPN's weights.
-        has_branch = depth > 0 or skip == "target"
-        _check_drop_path(drop_path, has_branch)
-        strided = downsample == "conv" and min(strides) < strides[0]
+        has_branch = settings.depth > 0 or skip == "target"
+        _check_drop_path(settings.drop_path, has_branch)
+        strided = settings.downsample == "conv" and min(strides) < strides[0]
         if align_norm and not (align or strided):
             raise ValueError(
                 f'The DeepFuse align_norm "{align_norm}" has nothing to normalise: there is no '
@@ -109,21 +100,21 @@ class DeepFuse(nn.Module):
                 width,
                 stride,
                 strides[0],
-                upsample=upsample,
-                downsample=downsample,
+                upsample=settings.upsample,
+                downsample=settings.downsample,
                 norm=align_norm,
             )
             for stride in strides[1:]
         )
-        self.merge = MERGES[merge](width, len(in_channels), zero_init)
-        self.deepen = Deepen(width, unit=unit, depth=depth, norm=norm)
+        self.merge = MERGES[settings.merge](width, len(in_channels), settings.zero_init)
+        self.deepen = Deepen(width, unit=settings.unit, depth=settings.depth, norm=settings.norm)
         self.project: nn.Module = nn.Identity()
         if width != out_channels:
             self.project = nn.Sequential(
                 nn.ReLU(), same_size_conv(width, out_channels, 1, align_norm)
             )
-        self.drop_path = StochasticDepth(drop_path, mode="row")
-        start = torch.full((out_channels, 1, 1), 0.0 if zero_init else 1.0)
+        self.drop_path = StochasticDepth(settings.drop_path, mode="row")
+        start = torch.full((out_channels, 1, 1), 0.0 if settings.zero_init else 1.0)
         self.register_parameter("scale", nn.Parameter(start) if has_branch else None)
 
     def forward(self, target: torch.Tensor, sources: list[torch.Tensor]) -> torch.Tensor:

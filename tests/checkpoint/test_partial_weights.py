@@ -13,7 +13,7 @@ from deepfuse_d2.checkpoint import DeepFuseCheckpointer
 from deepfuse_d2.checkpoint.matching import deepfuse_names, match
 from deepfuse_d2.checkpoint.report import check_match, describe
 from deepfuse_d2.errors import ConfigError, WeightsError
-from deepfuse_d2.layers import DeepFuse
+from deepfuse_d2.layers import DeepFuse, FuseSettings
 from deepfuse_d2.modeling.neck import DeepFuseFPN
 
 
@@ -28,8 +28,8 @@ class Tiny(nn.Module):
             self.backbone.bottom_up.add_module(f"res{stage}", nn.Conv2d(2, 2, 1))
         self.backbone.fpn_output2 = nn.Conv2d(2, 2, 1)
         if deepfuse:
-            self.backbone.bottom_up.fuse_res3 = DeepFuse([2, 2], 2, unit="residual")
-            self.backbone.fuse2 = DeepFuse([2, 2], 2, unit="residual")
+            self.backbone.bottom_up.fuse_res3 = DeepFuse([2, 2], 2, merge="sum", unit="residual")
+            self.backbone.fuse2 = DeepFuse([2, 2], 2, merge="sum", unit="residual")
         self.roi_heads = nn.Module()
         self.roi_heads.box_head = nn.Sequential(nn.Linear(2, width), nn.Linear(width, width))
         self.roi_heads.box_predictor = nn.Linear(width, classes)
@@ -45,7 +45,8 @@ def test_an_fpn_keeps_its_function_when_deepfuse_is_plugged_in(tmp_path):
     def neck(depth):
         model = resnet(18)
         features = ["res2", "res3", "res4", "res5"]
-        model.backbone = DeepFuseFPN(model.backbone, features, 8, depth=depth)
+        settings = FuseSettings(merge="sum", depth=depth)
+        model.backbone = DeepFuseFPN(model.backbone, features, 8, settings=settings)
         return model.eval()
 
     fpn = neck(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deepfuse_d2.layers import DOWNSAMPLES, MERGES, UNITS, UPSAMPLES, DeepFuse
+from deepfuse_d2.layers import DOWNSAMPLES, MERGES, UNITS, UPSAMPLES, DeepFuse, FuseSettings
 
 COMBINATIONS = list(itertools.product(MERGES, UNITS, (0, 1, 2)))
 
@@ -102,8 +102,9 @@ def test_equals_its_formula_in_float64(merge, unit, depth, skip):
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_narrower_width_is_rectified_and_projected_back_before_it_is_added(depth):
+    settings = FuseSettings(merge="sum", unit="residual", depth=depth)
     fuse = DeepFuse(
-        [12, 6, 5], 12, depth=depth, align=True, skip="target", width=8, strides=[8, 16, 4]
+        [12, 6, 5], 12, settings, align=True, skip="target", width=8, strides=[8, 16, 4]
     )
     fuse = randomize(fuse).double()
     target = torch.randn(2, 12, 9, 11, dtype=torch.float64)
@@ -308,7 +309,7 @@ def test_a_number_of_sources_other_than_declared_is_an_error():
         ({"drop_path": 1.0}, r"drop_path is 1.0; it must be in \[0, 1\)"),
         ({"skip": "none"}, 'skip "none" is unknown; choose one of'),
         ({"norm": "XN", "depth": 1}, 'norm "XN" is unknown; choose one of ""'),
-        ({"norm": "GN", "depth": 1}, "16 channels do not divide"),
+        ({"norm": "GN", "unit": "residual"}, "16 channels do not divide"),
         ({"in_channels": [16, 8]}, "without alignment; pass align=True"),
         ({"in_channels": [8, 8], "align": True, "skip": "target"}, "must equal out_channels"),
         (

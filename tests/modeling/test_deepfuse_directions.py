@@ -12,7 +12,7 @@ from neck_suite import NeckSuite, build
 from torch import nn
 
 from deepfuse_d2.errors import ConfigError
-from deepfuse_d2.layers import DOWNSAMPLES, MERGES, UNITS
+from deepfuse_d2.layers import DOWNSAMPLES, MERGES, UNITS, FuseSettings
 from deepfuse_d2.modeling import DeepFuseFPN
 from deepfuse_d2.modeling.neck.deepfuse_fpn import DIRECTIONS
 
@@ -64,8 +64,8 @@ def features(rows=16, columns=24, dtype=torch.float32):
     return maps
 
 
-def deepfuse(**arguments):
-    return DeepFuseFPN(Given(), FEATURES, 16, **arguments).eval()
+def deepfuse(settings=FuseSettings(), **arguments):
+    return DeepFuseFPN(Given(), FEATURES, 16, settings=settings, **arguments).eval()
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,8 @@ def test_every_direction_and_repetition_starts_as_detectron2s_fpn_and_leaves_it(
 ):
     fpn = FPN(Given(), FEATURES, 16).eval()
     direction, repeats = passes
-    neck = deepfuse(
-        direction=direction, repeats=repeats, merge=merge, downsample=downsample, unit=unit,
-        depth=depth,
-    )  # fmt: skip
+    settings = FuseSettings(merge=merge, downsample=downsample, unit=unit, depth=depth)
+    neck = deepfuse(settings, direction=direction, repeats=repeats)
     missing, unexpected = neck.load_state_dict(fpn.state_dict(), strict=False)
     assert not unexpected
     assert all(name.startswith("fuse") for name in missing)
@@ -105,7 +103,8 @@ def test_every_direction_and_repetition_starts_as_detectron2s_fpn_and_leaves_it(
 @pytest.mark.parametrize("passes", LATER)
 def test_equals_its_passes_written_out(passes):
     direction, repeats = passes
-    neck = deepfuse(direction=direction, repeats=repeats, zero_init=False).double()
+    settings = FuseSettings(merge="sum", zero_init=False)
+    neck = deepfuse(settings, direction=direction, repeats=repeats).double()
     maps = features(11, 17, torch.float64)
 
     level = {i: getattr(neck, f"fpn_lateral{i}")(maps[f"res{i}"]) for i in (2, 3, 4, 5)}
@@ -132,7 +131,7 @@ def test_equals_its_passes_written_out(passes):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_detail_of_the_finest_map_reaches_the_coarsest_level_only_on_the_way_up(direction):
-    neck = deepfuse(direction=direction, zero_init=False)
+    neck = deepfuse(FuseSettings(zero_init=False), direction=direction)
     maps = features()
     changed = {**maps, "res2": maps["res2"] + 1}
     before, after = neck(maps), neck(changed)
@@ -144,14 +143,14 @@ def test_detail_of_the_finest_map_reaches_the_coarsest_level_only_on_the_way_up(
 
 
 def test_the_way_down_before_bottom_up_is_the_plain_sum_without_parameters():
-    neck = deepfuse(direction="bottom_up", merge="concat", depth=2)
+    neck = deepfuse(FuseSettings(merge="concat", depth=2), direction="bottom_up")
     assert not list(neck.fuse2.parameters())
     assert list(neck.fuse5_pass2.parameters())
     assert not hasattr(neck, "fuse2_pass2")
 
 
 def test_with_bilinear_upsampling_it_starts_as_the_fpn_with_bilinear_upsampling():
-    neck = deepfuse(upsample="bilinear", direction="bidirectional")
+    neck = deepfuse(FuseSettings(upsample="bilinear"), direction="bidirectional")
     maps = features()
     level = neck.fpn_lateral5(maps["res5"])
     for i in (4, 3, 2):
@@ -161,7 +160,7 @@ def test_with_bilinear_upsampling_it_starts_as_the_fpn_with_bilinear_upsampling(
 
 
 def test_strided_convolutions_of_the_way_up_have_the_norm_of_the_neck():
-    neck = deepfuse(direction="bidirectional", downsample="conv", norm="BN", unit_norm="")
+    neck = deepfuse(FuseSettings(downsample="conv"), direction="bidirectional", norm="BN")
     norms = [
         name for name, m in neck.named_modules()
         if isinstance(m, nn.BatchNorm2d) and name.startswith("fuse")
@@ -170,7 +169,7 @@ def test_strided_convolutions_of_the_way_up_have_the_norm_of_the_neck():
 
 
 def test_drop_path_reaches_every_fusion_that_has_a_deep_branch():
-    neck = deepfuse(direction="bidirectional", depth=0, drop_path=0.3)
+    neck = deepfuse(FuseSettings(depth=0, drop_path=0.3), direction="bidirectional")
     rates = {
         name.removesuffix(".drop_path"): m.p
         for name, m in neck.named_modules()
@@ -206,7 +205,7 @@ def test_the_keys_of_the_config_reach_the_fusions():
 @pytest.mark.parametrize("passes", [("top_down", 1), ("bidirectional", 2)])
 def test_torch_export_and_a_trace_give_the_same_pyramid(passes):
     direction, repeats = passes
-    neck = deepfuse(direction=direction, repeats=repeats, zero_init=False)
+    neck = deepfuse(FuseSettings(zero_init=False), direction=direction, repeats=repeats)
     maps, others = features(), features(11, 18)
     with torch.no_grad():
         expected = neck(maps)

@@ -14,7 +14,7 @@ from torch import nn
 from deepfuse_d2 import add_deepfuse_config
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
 from deepfuse_d2.errors import ConfigError
-from deepfuse_d2.layers import MERGES, UNITS
+from deepfuse_d2.layers import MERGES, UNITS, FuseSettings
 from deepfuse_d2.modeling.backbone import DeepFuseResNet
 
 RESNET_18 = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
@@ -265,7 +265,7 @@ def test_it_is_built_from_python_without_a_config():
     stages = plain()
     network = DeepFuseResNet(
         stages.stem, [list(stage) for stage in stages.stages], ["res4", "res5"],
-        fuse_stages=["res5"], merge="concat", unit="separable",
+        fuse_stages=["res5"], settings=FuseSettings(merge="concat", unit="separable"),
     )  # fmt: skip
     assert list(network(torch.randn(1, 3, 64, 64))) == ["res4", "res5"]
 

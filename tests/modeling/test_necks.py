@@ -13,7 +13,7 @@ from neck_suite import NeckSuite, build, small_config
 
 from deepfuse_d2 import add_deepfuse_config
 from deepfuse_d2.errors import ConfigError, UserError
-from deepfuse_d2.layers import MERGES, UNITS
+from deepfuse_d2.layers import MERGES, UNITS, FuseSettings
 from deepfuse_d2.modeling import NECK_REGISTRY, DeepFuseFPN
 
 
@@ -49,19 +49,21 @@ def fpn_and_bottom_up():
     return FPN(bottom_up, ["res2", "res3", "res4", "res5"], 32, top_block=LastLevelMaxPool())
 
 
-def deepfuse(bottom_up, **arguments):
+def deepfuse(bottom_up, **settings):
     return DeepFuseFPN(
         bottom_up,
         ["res2", "res3", "res4", "res5"],
         32,
         top_block=LastLevelMaxPool(),
-        **arguments,
+        settings=FuseSettings(**settings),
     )
 
 
 def test_depth_0_is_detectron2s_fpn_bit_for_bit_with_the_same_weights():
     fpn = fpn_and_bottom_up().eval()
-    ours = deepfuse(build_resnet_backbone(small_config(), ShapeSpec(channels=3)), depth=0).eval()
+    ours = deepfuse(
+        build_resnet_backbone(small_config(), ShapeSpec(channels=3)), merge="sum", depth=0
+    ).eval()
     ours.load_state_dict(fpn.state_dict(), strict=True)
     image = torch.randn(2, 3, 64, 128)
     expected, found = fpn(image), ours(image)

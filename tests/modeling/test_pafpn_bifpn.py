@@ -8,6 +8,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from neck_suite import NeckSuite, build
 from torch import nn
 
+from deepfuse_d2.layers import FuseSettings
 from deepfuse_d2.modeling import DeepFuseFPN
 from deepfuse_d2.modeling.neck import PAFPN, BiFPN
 
@@ -242,7 +243,8 @@ def test_pafpn_takes_the_weights_of_an_fpn_and_agrees_with_it_at_the_finest_leve
 def test_pafpn_before_its_path_is_deepfuse_fpn_of_plain_sums():
     bottom_up = GivenMaps(SIZES["odd"], CHANNELS)
     neck = randomised(PAFPN(bottom_up, list(bottom_up.maps), 4))
-    simple = DeepFuseFPN(bottom_up, list(bottom_up.maps), 4, depth=0).double().eval()
+    sums = FuseSettings(merge="sum", depth=0)
+    simple = DeepFuseFPN(bottom_up, list(bottom_up.maps), 4, settings=sums).double().eval()
     simple.load_state_dict(
         {name: v for name, v in neck.state_dict().items() if name.startswith("fpn_")}
     )

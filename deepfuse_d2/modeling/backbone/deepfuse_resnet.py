@@ -12,7 +12,6 @@ checkpoint fits, and everything that MODEL.RESNETS says holds.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -20,9 +19,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone import build_resnet_backbone
 from torch import Tensor, nn
 
+from ...config.keys.deepfuse import fuse_settings
 from ...errors import config_errors
-from ...layers import DeepFuse, check_checkpoint_stages, run_stage
-from ..deepfuse_config import deepfuse_arguments
+from ...layers import DeepFuse, FuseSettings, check_checkpoint_stages, run_stage
 from .protocol import Stage
 
 __all__ = ["BACKBONE_DIRECTIONS", "DeepFuseResNet", "build_deepfuse_resnet_backbone"]
@@ -45,22 +44,21 @@ class DeepFuseResNet(ResNet):
         out_features: list[str],
         freeze_at: int = 0,
         *,
+        settings: FuseSettings = FuseSettings(),
         fuse_stages: Sequence[str] = ("res3", "res4", "res5"),
         direction: str = "low_to_high",
         reduction: int = 4,
         checkpoint_stages: Sequence[str] = (),
-        **deepfuse: Any,
     ):
         """
         Args:
             stem, stages, out_features, freeze_at: see :class:`detectron2.modeling.ResNet`. Stages
                 after the last of `out_features` are left out, as there.
+            settings: of every fusion.
             fuse_stages: names of the stages that others are fused into.
             direction: "low_to_high", "high_to_low" or "both".
             reduction: a stage of C channels is fused on ``C // reduction`` channels.
             checkpoint_stages: stages whose activations are computed again in backward.
-            deepfuse: arguments of :class:`deepfuse_d2.layers.DeepFuse`: merge, unit, depth, norm,
-                align_norm, upsample, downsample, drop_path, zero_init.
         """
         super().__init__(stem, stages, out_features=out_features, freeze_at=freeze_at)
         self.checkpoint_stages = check_checkpoint_stages(checkpoint_stages, self.stage_names)
@@ -83,11 +81,11 @@ class DeepFuseResNet(ResNet):
             return DeepFuse(
                 channels,
                 channels[0],
+                settings,
                 strides=[self._out_feature_strides[name] for name in maps],
                 align=True,
                 skip="target",
                 width=channels[0] // reduction,
-                **deepfuse,
             )
 
         # Stage -> the stages fused into it. With "both", the first stage takes from later ones
@@ -192,9 +190,9 @@ def build_deepfuse_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Deep
             [list(stage) for stage in plain.stages],
             cfg.MODEL.RESNETS.OUT_FEATURES,
             cfg.MODEL.BACKBONE.FREEZE_AT,
+            settings=fuse_settings(cfg),
             fuse_stages=deepfuse.BACKBONE_STAGES,
             direction=deepfuse.BACKBONE_DIRECTION,
             reduction=deepfuse.BACKBONE_REDUCTION,
             checkpoint_stages=cfg.DEEPFUSE_D2.MODEL.BACKBONE.CHECKPOINT_STAGES,
-            **deepfuse_arguments(cfg),
         )

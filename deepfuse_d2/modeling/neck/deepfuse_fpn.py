@@ -17,6 +17,7 @@ Going up after going down is PANet's idea (arXiv 1803.01534), going down and up 
 BiFPN (arXiv 1911.09070).
 """
 
+import dataclasses
 import itertools
 
 from detectron2.config import CfgNode, configurable
@@ -25,9 +26,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import build_resnet_backbone
 from torch import Tensor, nn
 
+from ...config.keys.deepfuse import fuse_settings
 from ...errors import config_errors
-from ...layers import DeepFuse
-from ..deepfuse_config import deepfuse_arguments
+from ...layers import DeepFuse, FuseSettings
 from .build import NECK_REGISTRY
 from .pyramid import LateralPyramid
 
@@ -43,7 +44,7 @@ class DeepFuseFPN(LateralPyramid):
 
     Example:
         >>> bottom_up = build_resnet_backbone(cfg, ShapeSpec(channels=3))
-        >>> neck = DeepFuseFPN(bottom_up, ["res2", "res3", "res4", "res5"], 256, depth=1)
+        >>> neck = DeepFuseFPN(bottom_up, ["res2", "res3", "res4", "res5"], 256)
         >>> {name: tuple(p.shape) for name, p in neck(torch.rand(1, 3, 64, 128)).items()}
         {'p2': (1, 256, 16, 32), 'p3': (1, 256, 8, 16), 'p4': (1, 256, 4, 8), 'p5': (1, 256, 2, 4)}
     """
@@ -57,14 +58,7 @@ class DeepFuseFPN(LateralPyramid):
         *,
         norm: str = "",
         top_block: nn.Module | None = None,
-        merge: str = "sum",
-        unit: str = "bottleneck",
-        depth: int = 1,
-        unit_norm: str = "",
-        upsample: str = "nearest",
-        downsample: str = "max_pool",
-        drop_path: float = 0.0,
-        zero_init: bool = True,
+        settings: FuseSettings = FuseSettings(),
         direction: str = "top_down",
         repeats: int = 1,
     ):
@@ -72,51 +66,32 @@ class DeepFuseFPN(LateralPyramid):
         Args:
             bottom_up, in_features, out_channels, top_block: see :class:`.pyramid.Pyramid`.
             norm: normalisation of the lateral, output and strided convolutions; "" for none.
-            merge, unit, depth, upsample, downsample, drop_path, zero_init: see
-                :class:`deepfuse_d2.layers.DeepFuse`.
-            unit_norm: normalisation inside the units; "" for none.
+            settings: of every fusion. `norm` takes the place of its `align_norm`.
             direction: "top_down", "bottom_up" or "bidirectional"; see the top of this file.
             repeats: how often the direction is gone through, 1 or more.
         """
         super().__init__(bottom_up, in_features, out_channels, norm=norm, top_block=top_block)
         self.passes = _plan(direction, repeats)
-        simple = {"merge": "sum", "depth": 0, "upsample": upsample}
-        deep = {
-            "merge": merge,
-            "unit": unit,
-            "depth": depth,
-            "norm": unit_norm,
-            "upsample": upsample,
-            "downsample": downsample,
-            "drop_path": drop_path,
-            "zero_init": zero_init,
-        }
         for i, (order, is_deep) in enumerate(self.passes):
-            arguments = dict(deep if is_deep else simple)
-            if i == 0 and depth == 0 and len(self.passes) > 1:
+            of_pass = _settings_of_pass(settings, norm, order, is_deep)
+            if i == 0 and settings.depth == 0 and len(self.passes) > 1:
                 # no deep branch in this pass alone; drop path is for the others
-                arguments["drop_path"] = 0.0
-            if order == "up" and downsample == "conv":
-                arguments["align_norm"] = norm
+                of_pass = dataclasses.replace(of_pass, drop_path=0.0)
             for previous, level in itertools.pairwise(self._levels_in(order)):
                 fuse = DeepFuse(
                     [out_channels, out_channels],
                     out_channels,
+                    of_pass,
                     strides=[2**level, 2**previous],
                     skip="merged" if i == 0 else "target",
-                    **arguments,
                 )
                 self.add_module(_fuse_name(level, i), fuse)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
-        arguments = deepfuse_arguments(cfg)
-        arguments["unit_norm"] = arguments.pop("norm")
-        # the laterals align here, with a norm of their own: MODEL.NECK.NORM
-        del arguments["align_norm"]
         return {
             **super().from_config(cfg, bottom_up),
-            **arguments,
+            "settings": fuse_settings(cfg),
             "direction": cfg.MODEL.DEEPFUSE.DIRECTION,
             "repeats": cfg.MODEL.DEEPFUSE.REPEATS,
         }
@@ -133,6 +108,14 @@ class DeepFuseFPN(LateralPyramid):
                 maps[level] = fuse(maps[level], [maps[previous]])
         maps = self.with_top(features, self.outputs(maps))
         return {f"p{level}": x for level, x in maps.items()}
+
+
+def _settings_of_pass(settings: FuseSettings, norm: str, order: str, is_deep: bool) -> FuseSettings:
+    """Of the fusions of a pass. The laterals align; strided convolutions alone get `norm`."""
+    if not is_deep:
+        return FuseSettings(merge="sum", depth=0, upsample=settings.upsample)
+    is_strided = order == "up" and settings.downsample == "conv"
+    return dataclasses.replace(settings, align_norm=norm if is_strided else "")
 
 
 def _plan(direction: str, repeats: int) -> list[tuple[str, bool]]:

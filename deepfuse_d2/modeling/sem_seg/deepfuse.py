@@ -12,17 +12,17 @@ The head is ours. With ``depth=0, merge="sum"`` it is simple fusion: FPN's sums,
 levels as in Panoptic FPN; with `zero_init` every member of the family starts there.
 """
 
+import dataclasses
 import itertools
-from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from ...config.keys.deepfuse import fuse_settings
 from ...errors import ConfigError
-from ...layers import DeepFuse, same_size_conv
-from ..deepfuse_config import deepfuse_arguments
+from ...layers import DeepFuse, FuseSettings, same_size_conv
 from .features import chosen_features, from_fine_to_coarse
 
 __all__ = ["DeepFuseSemSegHead"]
@@ -37,7 +37,7 @@ class DeepFuseSemSegHead(nn.Module):
 
     Example:
         >>> shapes = {"res4": ShapeSpec(channels=64, stride=16), "res5": ShapeSpec(channels=128, stride=32)}
-        >>> head = DeepFuseSemSegHead(shapes, num_classes=19, width=32, unit="residual", depth=2)
+        >>> head = DeepFuseSemSegHead(shapes, num_classes=19, width=32, settings=FuseSettings(depth=2))
         >>> head({"res4": torch.rand(1, 64, 5, 9), "res5": torch.rand(1, 128, 3, 5)})["sem_seg"].shape
         torch.Size([1, 19, 5, 9])
     """  # noqa: E501
@@ -50,7 +50,7 @@ class DeepFuseSemSegHead(nn.Module):
         num_classes: int,
         width: int = 128,
         norm: str = "",
-        **deepfuse: Any,
+        settings: FuseSettings = FuseSettings(),
     ):
         """
         Args:
@@ -58,8 +58,7 @@ class DeepFuseSemSegHead(nn.Module):
             num_classes: C.
             width: channels of all levels.
             norm: of the lateral convolutions; "" for none.
-            deepfuse: arguments of :class:`deepfuse_d2.layers.DeepFuse`: merge, unit, depth, norm
-                (as `unit_norm`), upsample, drop_path, zero_init.
+            settings: of every fusion. Its `align_norm` has no use: the laterals align.
         """
         super().__init__()
         shapes = from_fine_to_coarse(input_shape)
@@ -70,8 +69,7 @@ class DeepFuseSemSegHead(nn.Module):
                 "more features, each of another stride. Choose them with "
                 "MODEL.SEM_SEG_HEAD.IN_FEATURES."
             )
-        if "unit_norm" in deepfuse:
-            deepfuse["norm"] = deepfuse.pop("unit_norm")
+        settings = dataclasses.replace(settings, align_norm="")
         self.in_features = tuple(shapes)
         self.auxiliary_weights: dict[str, float] = {}
         self.laterals = nn.ModuleList(
@@ -79,25 +77,22 @@ class DeepFuseSemSegHead(nn.Module):
         )
         # Entry i fuses level i + 1 into level i.
         self.top_down = nn.ModuleList(
-            DeepFuse([width, width], width, strides=list(pair), **deepfuse)
+            DeepFuse([width, width], width, settings, strides=list(pair))
             for pair in itertools.pairwise(strides)
         )
-        self.gather = DeepFuse([width] * len(strides), width, strides=strides, **deepfuse)
+        self.gather = DeepFuse([width] * len(strides), width, settings, strides=strides)
         self.classifier = Conv2d(width, num_classes, 1)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        # What aligns the features here are the laterals, which have a norm of their own.
-        arguments = {k: v for k, v in deepfuse_arguments(cfg).items() if k != "align_norm"}
         return {
             "input_shape": chosen_features(cfg, input_shape),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "width": cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
             "norm": cfg.MODEL.SEM_SEG_HEAD.NORM,
-            "unit_norm": arguments.pop("norm"),
-            **arguments,
+            "settings": fuse_settings(cfg),
         }
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,12 +1,13 @@
 """DEEPFUSE_D2.MODEL.SEM_SEG_HEAD.FUSE: how a semantic head merges maps of one size and width."""
 
+import dataclasses
 from collections.abc import Callable
 
 from detectron2.config import CfgNode
 
+from ...config.keys.deepfuse import fuse_settings
 from ...errors import ConfigError
 from ...layers import DeepFuse
-from ..deepfuse_config import deepfuse_arguments
 
 __all__ = ["build_fuse"]
 
@@ -25,5 +26,5 @@ def build_fuse(cfg: CfgNode) -> Callable[[int, int], DeepFuse] | None:
             '"deepfuse".'
         )
     # the maps come aligned: there is nothing to normalise
-    keywords = deepfuse_arguments(cfg) | {"align_norm": ""}
-    return lambda channels, num_maps: DeepFuse([channels] * num_maps, channels, **keywords)
+    settings = dataclasses.replace(fuse_settings(cfg), align_norm="")
+    return lambda channels, num_maps: DeepFuse([channels] * num_maps, channels, settings)
