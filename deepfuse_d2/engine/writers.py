@@ -18,6 +18,7 @@ from detectron2.utils.events import (
     get_event_storage,
 )
 
+from ..config.flatten import flatten
 from ..errors import ConfigError
 
 __all__ = ["WRITERS", "ConsoleWriter", "MLflowWriter", "WandbWriter", "build_writers"]
@@ -180,7 +181,8 @@ class MLflowWriter(_RunWriter):
         if kept is None:
             self.keep_id(run.info.run_id)
             # no single request takes more than a hundred parameters
-            parameters = list(_flat(_plain(cfg)).items())
+            # 500 characters are MLflow's oldest limit
+            parameters = [(key, str(value)[:500]) for key, value in flatten(cfg).items()]
             for start in range(0, len(parameters), 100):
                 self._mlflow.log_params(dict(parameters[start : start + 100]))
 
@@ -239,17 +241,6 @@ def _import(package: str):
 
 def _plain(cfg: CfgNode) -> dict:
     return {k: _plain(v) if isinstance(v, CfgNode) else v for k, v in cfg.items()}
-
-
-def _flat(nested: dict, prefix: str = "") -> dict[str, str]:
-    """Names with dots, and values as text of at most 500 characters, MLflow's oldest limit."""
-    flat = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value)[:500]
-    return flat
 
 
 def _mlflow_name(name: str) -> str:

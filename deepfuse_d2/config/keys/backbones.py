@@ -16,6 +16,10 @@ def add(cfg: CN) -> None:
     # build_res2net_backbone; MODEL.RESNETS says the rest: DEPTH (26, 50, 101, 152), NUM_GROUPS,
     # NORM, STRIDE_IN_1X1 (False in the paper and in all published weights) and so on.
     cfg.MODEL.RES2NET = CN()
+    # A published network by timm's name: "res2net50_26w_4s", "res2net50_14w_8s", "res2next50",
+    # "res2net101d" (v1b), ...; it decides MODEL.RESNETS.{DEPTH, NUM_GROUPS, WIDTH_PER_GROUP,
+    # STRIDE_IN_1X1} and SCALE, BASE_WIDTH, DEEP_STEM, AVG_DOWN below. "": these keys do.
+    cfg.MODEL.RES2NET.NAME = ""
     # Splits of a block, s in the paper: 1 (a plain ResNet), 2, 4, 6, 8, ...
     cfg.MODEL.RES2NET.SCALE = 4
     # Channels of one split in res2, w in the paper: 26, 48, 14, ..., or 64 with scale 1; of each of
@@ -34,6 +38,9 @@ def add(cfg: CN) -> None:
     # build_dla_backbone: deep layer aggregation of Res2Net blocks, which MODEL.RES2NET.{SCALE,
     # BASE_WIDTH} and MODEL.RESNETS.{NUM_GROUPS, NORM, STRIDE_IN_1X1, OUT_FEATURES} describe.
     cfg.MODEL.DLA = CN()
+    # A published network by timm's name: "dla60", "dla60x", "dla60_res2net", "dla60_res2next"; it
+    # decides these keys but NORM and OUT_FEATURES, and the two below. "": the keys do.
+    cfg.MODEL.DLA.NAME = ""
     # Height of the tree of res2, res3, res4, res5: 1 or more; DLA-60 has these.
     cfg.MODEL.DLA.LEVELS = [1, 2, 3, 1]
     # Channels that res2, res3, res4, res5 give; even numbers.

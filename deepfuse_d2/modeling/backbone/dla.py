@@ -18,6 +18,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor
 
 from ...errors import ConfigError
+from .published import published_or_own
 from .res2net_blocks import MultiScaleBranch, conv_norm
 from .staged import StagedBackbone, refuse_deformable
 
@@ -113,13 +114,23 @@ class DLAStem(CNNBlockBase):
         return x
 
 
-# Arguments of what has public weights, by timm's names: DLA-60, DLA-X-60, and the Res2Net paper's
-# Res2Net-DLA-60 and Res2NeXt-DLA-60.
+# Arguments of what has public weights, by timm's names (MODEL.DLA.NAME): DLA-60, DLA-X-60, and the
+# Res2Net paper's Res2Net-DLA-60 and Res2NeXt-DLA-60.
 VARIANTS = {
     "dla60": {"scale": 1, "base_width": 64},
     "dla60x": {"scale": 1, "base_width": 4, "num_groups": 32},
     "dla60_res2net": {"scale": 4, "base_width": 28},
     "dla60_res2next": {"scale": 4, "base_width": 4, "num_groups": 8},
+}
+
+# What a name decides: argument -> key.
+_KEYS = {
+    "levels": "MODEL.DLA.LEVELS",
+    "channels": "MODEL.DLA.CHANNELS",
+    "scale": "MODEL.RES2NET.SCALE",
+    "base_width": "MODEL.RES2NET.BASE_WIDTH",
+    "num_groups": "MODEL.RESNETS.NUM_GROUPS",
+    "stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1",
 }
 
 
@@ -212,13 +223,8 @@ class DLA(StagedBackbone):
                 "no dilation. Set it to 1, or take build_res2net_backbone."
             )
         return {
-            "levels": cfg.MODEL.DLA.LEVELS,
-            "channels": cfg.MODEL.DLA.CHANNELS,
-            "scale": cfg.MODEL.RES2NET.SCALE,
-            "base_width": cfg.MODEL.RES2NET.BASE_WIDTH,
-            "num_groups": resnets.NUM_GROUPS,
+            **published_or_own(cls, cfg, "MODEL.DLA.NAME", VARIANTS, _KEYS),
             "norm": resnets.NORM,
-            "stride_in_1x1": resnets.STRIDE_IN_1X1,
             "in_channels": input_shape.channels,
             "out_features": resnets.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,

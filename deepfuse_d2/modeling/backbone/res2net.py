@@ -21,6 +21,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import BasicStem
 
 from ...errors import ConfigError
+from .published import published_or_own
 from .res2net_blocks import DeepStem, Res2NetBlock
 from .staged import StagedBackbone, refuse_deformable
 
@@ -30,7 +31,8 @@ __all__ = ["VARIANTS", "Res2Net", "build_res2net_backbone", "split_width"]
 BLOCKS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-# Arguments of what has public weights, by timm's names; "d" is the authors' v1b.
+# Arguments of what has public weights, by timm's names (MODEL.RES2NET.NAME); "d" is the authors'
+# v1b.
 VARIANTS = {
     "res2net50_26w_4s": {},
     "res2net50_48w_2s": {"base_width": 48, "scale": 2},
@@ -41,6 +43,18 @@ VARIANTS = {
     "res2next50": {"base_width": 4, "num_groups": 8},
     "res2net50d": {"deep_stem": True, "avg_down": True},
     "res2net101d": {"depth": 101, "deep_stem": True, "avg_down": True},
+}
+
+# What a name decides: argument -> key.
+_KEYS = {
+    "depth": "MODEL.RESNETS.DEPTH",
+    "scale": "MODEL.RES2NET.SCALE",
+    "base_width": "MODEL.RES2NET.BASE_WIDTH",
+    "num_groups": "MODEL.RESNETS.NUM_GROUPS",
+    "width_per_group": "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "deep_stem": "MODEL.RES2NET.DEEP_STEM",
+    "avg_down": "MODEL.RES2NET.AVG_DOWN",
+    "stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1",
 }
 
 
@@ -147,17 +161,10 @@ class Res2Net(StagedBackbone):
         refuse_deformable(cfg, "build_res2net_backbone")
         resnets, res2net = cfg.MODEL.RESNETS, cfg.MODEL.RES2NET
         return {
-            "depth": resnets.DEPTH,
-            "scale": res2net.SCALE,
-            "base_width": res2net.BASE_WIDTH,
-            "num_groups": resnets.NUM_GROUPS,
-            "width_per_group": resnets.WIDTH_PER_GROUP,
-            "deep_stem": res2net.DEEP_STEM,
-            "avg_down": res2net.AVG_DOWN,
+            **published_or_own(cls, cfg, "MODEL.RES2NET.NAME", VARIANTS, _KEYS),
             "pool_stride_1": res2net.POOL_STRIDE_1,
             "zero_init_residual": res2net.ZERO_INIT_RESIDUAL,
             "norm": resnets.NORM,
-            "stride_in_1x1": resnets.STRIDE_IN_1X1,
             "res5_dilation": resnets.RES5_DILATION,
             "in_channels": input_shape.channels,
             "stem_out_channels": resnets.STEM_OUT_CHANNELS,
