@@ -1,4 +1,4 @@
-"""Semantic segmentation of any data set: IoU, accuracy and boundary IoU."""
+"""Semantic segmentation of any data set: IoU, boundary IoU, accuracy, F1 and kappa."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class _Counts:
 
 
 class SemSegEvaluator(PerImageEvaluator):
-    """IoU, accuracy and boundary IoU of a data set with ``sem_seg_file_name`` and stuff_classes.
+    """IoU, boundary IoU, accuracy, F1 and kappa of a data set with ``sem_seg_file_name`` and
+    stuff_classes.
 
     ``process`` takes inputs with ``file_name`` (and ``sem_seg_file_name``, looked up in the data
     set where absent) and outputs ``{"sem_seg": logits (C, H, W) or label map (H, W)}`` of the size
@@ -149,7 +150,10 @@ class SemSegEvaluator(PerImageEvaluator):
         table = tabulate(
             rows, ("class", "IoU", "boundary IoU", "accuracy"), tablefmt="pipe", floatfmt=".3f"
         )
-        return f"{table}\npixel accuracy {results['pACC']:.3f}, fwIoU {results['fwIoU']:.3f}"
+        return (
+            f"{table}\npixel accuracy {results['pACC']:.3f}, kappa {results['kappa']:.3f}, "
+            f"mF1 {results['mF1']:.3f}, fwF1 {results['fwF1']:.3f}, fwIoU {results['fwIoU']:.3f}"
+        )
 
 
 def semantic_scores(
@@ -167,12 +171,13 @@ def semantic_scores(
         names: of the C classes.
 
     Returns:
-        mIoU, fwIoU (weighted by the pixels of a class), mBoundaryIoU, mACC, pACC, then IoU-<name>,
-        BoundaryIoU-<name> and ACC-<name> of each class.
+        mIoU, fwIoU (weighted by the pixels of a class), mBoundaryIoU, mACC, pACC (the "overall
+        accuracy" of remote sensing), mF1, fwF1 and Cohen's kappa, times 100, then IoU-<name>,
+        BoundaryIoU-<name>, ACC-<name> and F1-<name> of each class.
     """
-    right, truth = np.diagonal(pairs), pairs.sum(axis=1)
-    union = truth + pairs[:, :-1].sum(axis=0) - right
-    iou, accuracy = _ratio(right, union, truth), _ratio(right, truth, truth)
+    right, truth, predicted = np.diagonal(pairs), pairs.sum(axis=1), pairs[:, :-1].sum(axis=0)
+    iou = _ratio(right, truth + predicted - right, truth)
+    accuracy, f1 = _ratio(right, truth, truth), _ratio(2 * right, truth + predicted, truth)
     on_both = np.diagonal(boundaries)[:-1]
     edge = boundaries[:-1].sum(axis=1)
     edge_iou = _ratio(on_both, edge + boundaries[:, :-1].sum(axis=0) - on_both, edge)
@@ -184,10 +189,23 @@ def semantic_scores(
         "mBoundaryIoU": mean_defined(edge_iou),
         "mACC": mean_defined(accuracy),
         "pACC": float(right.sum() / total) if total else nan,
+        "mF1": mean_defined(f1),
+        "fwF1": float(np.nansum(f1 * truth) / total) if total else nan,
+        "kappa": _kappa(right, truth, predicted),
     }
-    for key, values in (("IoU", iou), ("BoundaryIoU", edge_iou), ("ACC", accuracy)):
+    for key, values in (("IoU", iou), ("BoundaryIoU", edge_iou), ("ACC", accuracy), ("F1", f1)):
         results |= {f"{key}-{name}": float(x) for name, x in zip(names, values, strict=True)}
     return {key: 100.0 * value for key, value in results.items()}
+
+
+def _kappa(right: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Agreement beyond chance: (p_o - p_e) / (1 - p_e); nan where chance alone is all."""
+    total = float(truth.sum())
+    if not total:
+        return float("nan")
+    agreement = right.sum() / total
+    chance = float((truth / total * (predicted / total)).sum())
+    return float((agreement - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from deepfuse_d2.errors import ConfigError, DatasetError
 from deepfuse_d2.evaluation import SemSegEvaluator
 from deepfuse_d2.evaluation.boundary import boundary, boundary_width
 from deepfuse_d2.evaluation.label_maps import best_class
+from deepfuse_d2.evaluation.sem_seg import semantic_scores
 
 NAME = "evaluation_test_sem_seg"
 CLASSES = ["sky", "tree", "road", "boat"]
@@ -307,3 +308,26 @@ def test_values_beyond_the_classes_are_refused_by_file(tmp_path, registered):
 def test_a_data_set_without_classes_is_refused():
     with pytest.raises(ConfigError, match='"no_such_set" has no stuff_classes'):
         SemSegEvaluator("no_such_set")
+
+
+def test_kappa_and_f1_are_those_of_a_confusion_matrix_worked_by_hand():
+    # rows: class; columns: predicted class, and no class
+    pairs = np.array([[40, 10, 0, 0], [5, 30, 0, 5], [0, 0, 0, 0]])
+    result = semantic_scores(pairs, np.zeros((4, 4), dtype=int), ["a", "b", "c"])
+    assert result["pACC"] == pytest.approx(100 * 70 / 90)
+    chance = (50 * 45 + 40 * 40) / 90**2
+    assert result["kappa"] == pytest.approx(100 * (70 / 90 - chance) / (1 - chance))
+    f1 = {"a": 2 * 40 / (50 + 45), "b": 2 * 30 / (40 + 40)}
+    assert result["F1-a"] == pytest.approx(100 * f1["a"])
+    assert result["F1-b"] == pytest.approx(100 * f1["b"])
+    assert math.isnan(result["F1-c"])
+    assert result["mF1"] == pytest.approx(50 * (f1["a"] + f1["b"]))
+    assert result["fwF1"] == pytest.approx(100 * (50 * f1["a"] + 40 * f1["b"]) / 90)
+    assert result["mIoU"] == pytest.approx(50 * (40 / 55 + 30 / 50))
+
+
+def test_kappa_is_nothing_where_chance_is_all():
+    pairs = np.array([[9, 0, 0], [0, 0, 0]])
+    assert math.isnan(semantic_scores(pairs, np.zeros((3, 3), dtype=int), ["a", "b"])["kappa"])
+    empty = semantic_scores(0 * pairs, np.zeros((3, 3), dtype=int), ["a", "b"])
+    assert math.isnan(empty["kappa"])
