@@ -1,7 +1,7 @@
 """Networks: backbones, necks, heads and meta-architectures, registered with detectron2."""
 
 from . import backbone  # noqa: F401  (registers the bottom-up networks)
-from .meta_arch import FusionSemanticSegmentor
+from .meta_arch import FusionSemanticSegmentor, M3FusionSegmentor
 from .neck import NECK_REGISTRY, DeepFuseFPN, build_neck_backbone
 from .sem_seg import DeepFuseSemSegHead, ExFuseHead, GCNHead, RefineNetHead
 
@@ -12,6 +12,7 @@ __all__ = [
     "ExFuseHead",
     "FusionSemanticSegmentor",
     "GCNHead",
+    "M3FusionSegmentor",
     "RefineNetHead",
     "build_neck_backbone",
 ]

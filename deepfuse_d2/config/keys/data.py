@@ -48,6 +48,8 @@ def add(cfg: CN) -> None:
     #   label_images          IMAGES, LABELS (folders), CLASSES (names of ids 0, 1, ...);
     #                         IGNORE_LABEL (default 255), LABEL_SUFFIX (default ".png", ".tif")
     #   instance_label_images IMAGES, LABELS (one id an object); CLASSES (one name), LABEL_SUFFIX
+    #   raster                IMAGE, SERIES (GeoTIFFs), LABELS, CLASSES, ...: a scene in windows;
+    #                         docs/remote_sensing.md
     #   subset                OF (a registered data set), COUNT (images, spread evenly over it)
     # Relative paths start from the working directory. See datasets/README.md.
     cfg.DATASETS.EXTRA = []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from detectron2.config import CfgNode as CN
 
 from ...errors import ConfigError
-from . import backbones, data, deepfuse, monitor, necks, semantic, training
+from . import backbones, data, deepfuse, monitor, necks, semantic, series, training
 
 __all__ = ["defaults", "fill_in"]
 
@@ -25,7 +25,7 @@ def defaults() -> CN:
     tree.DEEPFUSE_D2.DATALOADER = CN()
     tree.DEEPFUSE_D2.SOLVER = CN({"AMP": CN()})
     tree.DEEPFUSE_D2.TEST = CN()
-    for room in (necks, deepfuse, backbones, semantic, training, data, monitor):
+    for room in (necks, deepfuse, backbones, semantic, series, training, data, monitor):
         room.add(tree)
     return tree
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
+from ...errors import DatasetError
 from .camvid import CAMVID_METADATA, load_camvid
 from .catalog import datasets_root, register_dataset
 from .cityscapes import register_cityscapes_layout
 from .cityscapes_layout import layout_folders
 from .coco import take_over_coco
 from .nuclei import NUCLEI_METADATA, load_nuclei
+from .pastis import PASTIS_METADATA, load_pastis, minifields_metadata
 from .pennfudan import PENNFUDAN_METADATA, load_pennfudan
 from .voc import load_voc, voc_metadata
 
@@ -29,6 +31,8 @@ _CITYSCAPES_REMEDY = (
     "https://www.cityscapes-dataset.com (it needs an account) and unpack both into {root}, or set "
     "DETECTRON2_DATASETS to the folder that holds cityscapes/. See datasets/README.md."
 )
+# mode -> folder and first word of the names
+_MINIFIELDS = {"mixed": "minifields", "xor": "minifields_xor"}
 
 
 def register_all() -> None:
@@ -55,6 +59,17 @@ def register_all() -> None:
     for split in ("train", "trainaug", "val", "test"):
         load = functools.partial(_load_voc, split)
         register_dataset(f"voc_2012_sem_seg_{split}", load, voc_metadata(split), replace=True)
+
+    for mode, folder in _MINIFIELDS.items():
+        for split, folds in (("train", (1, 2, 3, 4)), ("val", (5,))):
+            load = functools.partial(_load_minifields, mode, folds)
+            name = f"{folder}_sem_seg_{split}"
+            register_dataset(name, load, minifields_metadata(mode), replace=True)
+    for fold in range(1, 6):
+        # PASTIS-R's radar series of the same patches too
+        for sensor, name in (("S2", "pastis"), ("S1A", "pastis_s1a"), ("S1D", "pastis_s1d")):
+            load = functools.partial(_load_pastis, fold, sensor)
+            register_dataset(f"{name}_sem_seg_fold{fold}", load, PASTIS_METADATA, replace=True)
 
 
 def _register(name: str, folder: str, split: str, task: str) -> None:
@@ -91,3 +106,21 @@ def _load_camvid(split: str) -> list[dict]:
 
 def _load_voc(split: str) -> list[dict]:
     return load_voc(datasets_root(), split)
+
+
+def _load_minifields(mode: str, folds: tuple[int, ...]) -> list[dict]:
+    from ..minifields import Manifest, ensure_minifields
+
+    root = datasets_root() / _MINIFIELDS[mode]
+    ensure_minifields(root, mode)
+    manifest = Manifest.read(root)
+    if manifest.mode != mode:
+        raise DatasetError(
+            f'{root} holds a MiniFields of mode "{manifest.mode}"; expected "{mode}". Move it away.'
+        )
+    classes = len(minifields_metadata(mode)["stuff_classes"])
+    return load_pastis(root, folds, num_classes=classes, ignore_label=255, ratio=manifest.ratio)
+
+
+def _load_pastis(fold: int, sensor: str) -> list[dict]:
+    return load_pastis(datasets_root() / "pastis", (fold,), sensor=sensor)

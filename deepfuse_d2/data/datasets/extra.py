@@ -99,7 +99,8 @@ def _checked(number: int, entry: Any) -> dict[str, Any]:
     if not _NAME.fullmatch(entry["NAME"]):
         raise ConfigError(f"{where}: NAME holds more than letters, digits, '_', '-' and '.'.")
     form.check(where, entry)
-    paths = {key: os.path.abspath(os.path.expanduser(entry[key])) for key in form.paths}
+    given = [key for key in form.paths if key in entry]
+    paths = {key: os.path.abspath(os.path.expanduser(entry[key])) for key in given}
     return {**entry, **paths}
 
 

@@ -16,6 +16,7 @@ from ...errors import ConfigError
 from .instance_mapper import build_instance_mapper
 from .record_mapper import RecordMapper
 from .sem_seg_augmentation import build_sem_seg_augmentation, check_labels
+from .series_mapper import build_series_mapper
 
 __all__ = ["MAPPERS", "Mapper", "Purpose", "build_mapper"]
 
@@ -61,4 +62,5 @@ def _not_augmented(cfg: CfgNode, purpose: Purpose) -> Mapper:
 MAPPERS: dict[str, Callable[[CfgNode, Purpose], Mapper]] = {
     "instances": _instances,
     "sem_seg": _sem_seg,
+    "series": build_series_mapper,
 }

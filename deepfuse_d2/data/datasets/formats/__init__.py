@@ -5,6 +5,7 @@ from .cityscapes import CITYSCAPES_INSTANCES, CITYSCAPES_SEMANTIC
 from .coco import COCO
 from .instance_label_images import INSTANCE_LABEL_IMAGES
 from .label_images import LABEL_IMAGES
+from .raster import RASTER
 from .subset import SUBSET
 
 __all__ = ["FORMATS", "Format"]
@@ -15,5 +16,6 @@ FORMATS: dict[str, Format] = {
     "cityscapes_instances": CITYSCAPES_INSTANCES,
     "cityscapes_semantic": CITYSCAPES_SEMANTIC,
     "label_images": LABEL_IMAGES,
+    "raster": RASTER,
     "subset": SUBSET,
 }
