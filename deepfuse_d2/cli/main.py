@@ -21,7 +21,7 @@ __all__ = ["COMMANDS", "build_parser", "main", "module_of", "parse", "run", "run
 # By what one wants to do; each is a file of this folder.
 COMMANDS = {
     "Train": ("train", "eval", "find-lr", "ablate", "pretrain", "replay", "submit"),
-    "Use a model": ("predict", "demo", "compare", "export", "submission"),
+    "Use a model": ("predict", "map", "demo", "compare", "export", "submission"),
     "Data": ("check-data", "visualize-data", "crop-objects"),
     "Networks and weights": ("recipes", "analyze", "count-parameters", "convert"),
     "Set up": ("install-detectron2", "completion"),

@@ -10,18 +10,65 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
 from torch import nn
 
+from ..checkpoint import DeepFuseCheckpointer
+from ..config.checking import check_config
+from ..config.loading import load_config
 from ..data.mappers.series_mapper import SeriesMapper
 from ..data.raster_files import rasterio_or_explain
 from ..data.scenes import Scene, Window, windows_of
 from ..errors import ConfigError
 from ..files import written_whole
+from ..modeling.meta_arch import M3FusionSegmentor
 
-__all__ = ["NO_DATA", "MapSummary", "predict_raster", "predict_window"]
+__all__ = ["NO_DATA", "MapModel", "MapSummary", "predict_raster", "predict_window"]
 
 #: Value of a map where there is neither a usable date nor a pixel of the image.
 NO_DATA = 255
+
+
+class MapModel(NamedTuple):
+    """A trained network with what a map says of its classes."""
+
+    model: M3FusionSegmentor
+    ratio: int
+    classes: list[str]
+    #: RGB of each class, None where the data set has no colours.
+    colors: list[list[int]] | None
+
+    @classmethod
+    def load(
+        cls, config_file: str | os.PathLike, weights: str | os.PathLike, opts: Sequence[str] = ()
+    ) -> "MapModel":
+        """From a config, whose DATASETS.TEST names the classes, and the file of its weights.
+
+        Raises: ConfigError: the config describes another meta-architecture.
+        """
+        cfg = load_config(os.fspath(config_file), list(opts))
+        cfg.MODEL.WEIGHTS = os.fspath(weights)
+        cfg.DEEPFUSE_D2.TEST.SEM_SEG.OUTPUT = "labels"
+        check_config(cfg)
+        model = build_model(cfg)
+        if not isinstance(model, M3FusionSegmentor):
+            raise ConfigError(
+                f"{config_file} describes a {type(model).__name__}; rasters are mapped by "
+                "MODEL.META_ARCHITECTURE M3FusionSegmentor."
+            )
+        checkpointer = DeepFuseCheckpointer(
+            model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH
+        )
+        checkpointer.load(cfg.MODEL.WEIGHTS)
+        names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN or ("_none",)
+        metadata = MetadataCatalog.get(names[0])
+        return cls(
+            model.eval(),
+            cfg.MODEL.M3FUSION.RATIO,
+            list(metadata.get("stuff_classes") or ()),
+            metadata.get("stuff_colors"),
+        )
 
 
 class MapSummary(NamedTuple):

@@ -38,7 +38,7 @@ def check_m3fusion(cfg: CfgNode) -> None:
     if any(test.TILE) or tuple(test.SCALES) != (1.0,) or test.FLIP:
         raise ConfigError(
             "DEEPFUSE_D2.TEST.SEM_SEG.TILE, SCALES and FLIP are not for M3FusionSegmentor, whose "
-            "inputs have two grids; leave them at their defaults. tools/predict_raster.py goes by "
+            "inputs have two grids; leave them at their defaults. deepfuse map goes by "
             "windows."
         )
     if test.OUTPUT not in OUTPUTS:
