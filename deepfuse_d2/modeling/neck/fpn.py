@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import Backbone
 from torch import Tensor
 
+from ..backbone.scripting import TracedNetwork
 from .build import NECK_REGISTRY
 from .top_block import build_top_block
 
@@ -24,6 +25,9 @@ class FPN(modeling.FPN):
     def padding_constraints(self) -> dict[str, int]:
         own = {"size_divisibility": self.size_divisibility}
         return {**super().padding_constraints, **self.bottom_up.padding_constraints, **own}
+
+    def __prepare_scriptable__(self) -> TracedNetwork:
+        return TracedNetwork(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""

@@ -9,6 +9,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from ...layers import same_size_conv
+from ..backbone.scripting import TracedNetwork
 from .top_block import build_top_block
 
 __all__ = ["LateralPyramid", "Pyramid", "check_features"]
@@ -60,6 +61,9 @@ class Pyramid(Backbone):
 
     def children_backbones(self) -> dict[str, Backbone]:
         return {"bottom_up": self.bottom_up}
+
+    def __prepare_scriptable__(self) -> TracedNetwork:
+        return TracedNetwork(self)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
