@@ -22,7 +22,7 @@ __all__ = ["FORMATS", "PARTS", "add_arguments", "run"]
 
 # Those of inference/export, whose import loads torch.
 FORMATS = ("torchscript", "torch_export", "onnx")
-PARTS = ("semantic", "features", "rpn", "detector")
+PARTS = ("semantic", "features", "rpn", "detector", "panoptic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

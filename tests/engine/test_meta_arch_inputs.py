@@ -19,6 +19,7 @@ from deepfuse_d2.data.mappers.build import MAPPERS
 from deepfuse_d2.engine import Trainer
 from deepfuse_d2.errors import ConfigError, ImageError
 from deepfuse_d2.inference import Predictor, optimize_for_inference
+from deepfuse_d2.inference.export.graphs import build_graph
 from deepfuse_d2.modeling import FusionSemanticSegmentor
 from deepfuse_d2.modeling.meta_arch.protocol import (
     channels_of,
@@ -317,6 +318,12 @@ def test_a_model_of_two_inputs_is_analysed_and_its_norms_are_folded():
         torch.testing.assert_close(
             fast([entry])[0]["sem_seg"], model([entry])[0]["sem_seg"], rtol=1e-4, atol=1e-4
         )
+
+
+def test_a_graph_for_other_runtimes_takes_one_image():
+    model = build_model(config("ImageAndHeights")).eval()
+    with pytest.raises(ConfigError, match=r"this ImageAndHeights takes \['image', 'heights'\]"):
+        build_graph(model)
 
 
 def test_an_evaluator_of_what_the_model_does_not_give_is_told_before_the_training():

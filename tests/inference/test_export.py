@@ -87,7 +87,7 @@ def segmentor(*opts):
 
 def input_of(part, size, seed=0):
     image = images(size, seed=seed)[0]["image"]
-    return image if part == "detector" else image[None]
+    return image if part in ("detector", "panoptic") else image[None]
 
 
 def check(graph, run):
@@ -126,6 +126,35 @@ def test_a_written_file_gives_what_the_model_gives_at_any_size(part, ending, tmp
         pair = torch.cat([input_of(part, SIZES[1], seed) for seed in (1, 2)])
         with torch.no_grad():
             assert difference(run(pair), graph(pair), part)["difference"] < 1e-4
+
+
+PANOPTIC = (
+    "MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8, "MODEL.SEM_SEG_HEAD.NORM", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", [".ts", ".onnx"])
+def test_a_panoptic_fpn_is_written_with_both_of_its_predictions(ending, tmp_path):
+    for name in {".onnx": ("onnx", "onnxruntime")}.get(ending, ()):
+        pytest.importorskip(name)
+    model = detector(*PANOPTIC)
+    graph = build_graph(model)
+    assert graph.part == default_part(model) == "panoptic"
+    export_graph(graph, tmp_path / f"model{ending}")
+    check(graph, load_exported(tmp_path / f"model{ending}"))
+    image = input_of("panoptic", SIZES[1])
+    with torch.no_grad():
+        boxes, scores, _, masks, logits = graph(image)
+        expected = model([{"image": image}])[0]
+    assert len(boxes) == len(masks) == len(scores) > 3
+    torch.testing.assert_close(logits, expected["sem_seg"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores[: len(expected["instances"])], expected["instances"].scores)
+
+
+def test_a_proposal_network_is_written_up_to_its_proposals():
+    model = build_model(rcnn_cfg(*SMALL, "MODEL.META_ARCHITECTURE", "ProposalNetwork")).eval()
+    assert build_graph(model).part == default_part(model) == "rpn"
 
 
 def test_the_semantic_graph_gives_the_logits_of_the_model():

@@ -70,7 +70,7 @@ def export_folder(
     """
     graph = build_graph(load_model(cfg), part)
     formats = formats or [
-        name for name in ENDINGS if (name, graph.part) != ("torch_export", "detector")
+        name for name in ENDINGS if not (name == "torch_export" and graph.counted)
     ]
     image = sample_image(cfg, image_file)
     inputs = as_inputs(image, graph)
@@ -98,7 +98,7 @@ def export_folder(
 
 
 def load_model(cfg: CfgNode) -> torch.nn.Module:
-    check_config(cfg)
+    check_config(cfg, data_sets=False)
     if not cfg.MODEL.WEIGHTS:
         raise WeightsError(
             "There are no weights to export: give a file with --weights, or MODEL.WEIGHTS."
@@ -239,8 +239,15 @@ def resizing(cfg: CfgNode) -> str:
 
 def classes(cfg: CfgNode, graph: ExportGraph) -> str:
     """Names by index, where the data set of the config has them."""
-    field = {"semantic": "stuff_classes", "detector": "thing_classes"}.get(graph.part)
-    names = field and cfg.DATASETS.TEST and MetadataCatalog.get(cfg.DATASETS.TEST[0]).get(field)
-    if not names:
-        return ""
-    return "Classes: " + ", ".join(f"{i} {name}" for i, name in enumerate(names)) + ".\n"
+    fields = {
+        "semantic": {"Classes": "stuff_classes"},
+        "detector": {"Classes": "thing_classes"},
+        "panoptic": {"Classes": "thing_classes", "Classes of pixels": "stuff_classes"},
+    }.get(graph.part, {})
+    text = ""
+    for title, field in fields.items():
+        names = cfg.DATASETS.TEST and MetadataCatalog.get(cfg.DATASETS.TEST[0]).get(field)
+        if names:
+            listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+            text += f"{title}: {listed}.\n"
+    return text

@@ -2,11 +2,11 @@
 
     format         file    runs in                                              parts
     torchscript    .ts     torch in python or C++ (libtorch), torchvision       all
-    torch_export   .pt2    torch in python; the start of AOTInductor and others all but "detector"
+    torch_export   .pt2    torch in python; the start of AOTInductor and others all but the last two
     onnx           .onnx   onnxruntime and others                               all
 
-The whole of an R-CNN is no graph for torch.export, because the path through its code depends on
-how many objects were found. TorchScript records it by a trace, which is detectron2's own way, and
+The whole of an R-CNN or a Panoptic FPN is no graph for torch.export, because the path through its
+code depends on how many objects were found. TorchScript records it by a trace, which is detectron2's own way, and
 so does ONNX, through torch's older exporter; everything else goes to ONNX through torch.export.
 """
 
@@ -79,6 +79,11 @@ def difference(
     Of detections: the same of those that both have, and "unmatched", the fraction of all that one
     alone has. Last digits decide whether a box of a score at the threshold is kept, so some may be.
     """
+    if part == "panoptic":
+        detections = difference(found[:-1], expected[:-1], "detector")
+        maps = difference(found[-1:], expected[-1:], "semantic")
+        largest = max(detections["difference"], maps["difference"])
+        return {**detections, "difference": largest}
     if part != "detector":
         if any(a.shape != b.shape for a, b in zip(found, expected, strict=True)):
             return {"difference": float("inf")}
@@ -149,7 +154,11 @@ def _read_torch_export(file: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
 def _write_onnx(graph: ExportGraph, file: Path) -> None:
     onnx = _import("onnx")
     dimensions = {i: name for i, name in enumerate(_dimensions(graph)) if name in graph.dynamic}
-    if graph.part == "detector":
+    if graph.counted:
+        axes = {
+            name: {0: "n"} if name in graph.counted else {1: "height", 2: "width"}
+            for name in graph.outputs
+        }
         with patch_builtin_len():
             torch.onnx.export(
                 graph,
@@ -159,7 +168,7 @@ def _write_onnx(graph: ExportGraph, file: Path) -> None:
                 opset_version=_OPSET,
                 input_names=["image"],
                 output_names=list(graph.outputs),
-                dynamic_axes={"image": dimensions, **{name: {0: "n"} for name in graph.outputs}},
+                dynamic_axes={"image": dimensions, **axes},
             )
     else:
         _import("onnxscript")
@@ -186,7 +195,7 @@ def _read_onnx(file: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
 
 
 def _exported(graph: ExportGraph) -> torch.export.ExportedProgram:
-    if graph.part == "detector":
+    if graph.counted:
         raise ConfigError(
             "torch.export cannot take a whole R-CNN: the path through its code depends on how many "
             'objects were found. Export it as .ts or .onnx, or its part "rpn".'

@@ -9,6 +9,7 @@ an image may have any size.
     features   whatever has a backbone     the maps of backbone and neck
     rpn        an R-CNN                    these maps, and box and score of every anchor
     detector   an R-CNN, whole             boxes, scores, classes, masks
+    panoptic   a Panoptic FPN, whole       the same, and logits of every pixel
 
 "rpn" ends where the number of boxes begins to depend on the image.
 """
@@ -19,13 +20,20 @@ import math
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...kernels.packed_conv import InferenceConv2d
-from ...modeling import FusionSemanticSegmentor
+from ...modeling.meta_arch.protocol import (
+    example_of,
+    has_inputs,
+    inputs_of,
+    predictions_of,
+    takes_image_alone,
+)
 
 __all__ = ["PARTS", "ExportGraph", "build_graph", "default_part"]
 
@@ -43,13 +51,15 @@ class ExportGraph(nn.Module):
     part = ""
     #: Dimensions of the image that may differ from call to call.
     dynamic = ("batch", "height", "width")
+    #: Outputs, from the first on, of which there are as many as objects were found.
+    counted: tuple[str, ...] = ()
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
         shapes = model.backbone.output_shape().values()
         constraints = getattr(model, "padding_constraints", model.backbone.padding_constraints)
-        if constraints.get("square_size", 0) > 0 and self.part != "detector":
+        if constraints.get("square_size", 0) > 0 and not isinstance(self, DetectorGraph):
             raise ConfigError(
                 f"The backbone takes squares of {constraints['square_size']} pixels only; "
                 'padding inside of an exported graph makes none. Export the part "detector" of an '
@@ -93,16 +103,13 @@ class SemanticGraph(ExportGraph):
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
         padded = self.prepared(image)
-        if isinstance(self.model, FusionSemanticSegmentor):
+        if callable(getattr(self.model, "outputs", None)):
             logits = self.model.outputs({"image": padded})["sem_seg"]
         else:
             logits, _ = self.model.sem_seg_head(self.model.backbone(padded))
         size = padded.shape[-2:]
         logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
-        # A slice of all rows would be a view without a copy, and torch.export would hold that to be
-        # so of every size.
-        rows, columns = (torch.arange(n, device=image.device) for n in image.shape[-2:])
-        return (logits.index_select(2, rows).index_select(3, columns),)
+        return (_cut(logits, image),)
 
 
 class FeatureGraph(ExportGraph):
@@ -165,15 +172,16 @@ class DetectorGraph(ExportGraph):
     """(C, H, W) -> boxes, scores, classes and masks of the N objects found, best first."""
 
     part = "detector"
+    of = "R-CNNs that find boxes or masks"
     dynamic = ("height", "width")
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        if not isinstance(model, GeneralizedRCNN) or getattr(model.roi_heads, "keypoint_on", False):
+        if not self.fits(model):
+            other = default_part(model)
             raise ConfigError(
-                f'The part "detector" is of R-CNNs that find boxes or masks; this '
-                f"{type(model).__name__} is none. Export "
-                f'"{"rpn" if isinstance(model, GeneralizedRCNN) else default_part(model)}".'
+                f'The part "{self.part}" is of {self.of}; this {type(model).__name__} is none. '
+                f'Export "{"rpn" if other == self.part else other}".'
             )
         self.fields = ["pred_boxes", "scores", "pred_classes"]
         self.outputs = {
@@ -184,26 +192,74 @@ class DetectorGraph(ExportGraph):
         if getattr(model.roi_heads, "mask_on", False):
             self.fields.append("pred_masks")
             self.outputs["masks"] = "(N, 1, M, M) probabilities inside of the box"
+        self.counted = tuple(self.outputs)
+
+    @staticmethod
+    def fits(model: nn.Module) -> bool:
+        return (
+            isinstance(model, GeneralizedRCNN)
+            and not isinstance(model, PanopticFPN)
+            and not getattr(model.roi_heads, "keypoint_on", False)
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        found = self.model.inference([{"image": image}], do_postprocess=False)[0]
+        return self._tensors(self.model.inference([{"image": image}], do_postprocess=False)[0])
+
+    def _tensors(self, found: Instances) -> tuple[Tensor, ...]:
         fields = [found.get(name) for name in self.fields]
         return (fields[0].tensor, *fields[1:])
 
 
+class PanopticGraph(DetectorGraph):
+    """(C, H, W) -> what :class:`DetectorGraph` gives, and logits (K, H, W) of stuff and "things".
+
+    What follows in detectron2's Panoptic FPN: masks pasted, the best first, then stuff where none
+    is (``combine_semantic_and_instance_outputs``).
+    """
+
+    part = "panoptic"
+    of = "Panoptic FPNs without keypoints"
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self.outputs["sem_seg"] = "(K, H, W) logits; the class of a pixel is their argmax"
+
+    @staticmethod
+    def fits(model: nn.Module) -> bool:
+        keypoints = isinstance(model, GeneralizedRCNN) and getattr(
+            model.roi_heads, "keypoint_on", False
+        )
+        return isinstance(model, PanopticFPN) and not keypoints
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        found, logits = self.model.inference([{"image": image}], do_postprocess=False)
+        return (*self._tensors(found[0]), _cut(logits[:1], image)[0])
+
+
 #: Part -> its graph.
 PARTS: dict[str, type[ExportGraph]] = {
-    graph.part: graph for graph in (SemanticGraph, FeatureGraph, ProposalGraph, DetectorGraph)
+    graph.part: graph
+    for graph in (SemanticGraph, FeatureGraph, ProposalGraph, DetectorGraph, PanopticGraph)
 }
 
 
 def default_part(model: nn.Module) -> str:
     """The part that is most of a model: all of it, or else its backbone with the neck."""
     if isinstance(model, GeneralizedRCNN):
-        return "detector"
-    if isinstance(model, (FusionSemanticSegmentor, SemanticSegmentor)):
+        return "panoptic" if isinstance(model, PanopticFPN) else "detector"
+    if predictions_of(model) == ("sem_seg",):
         return "semantic"
-    return "features"
+    return "rpn" if isinstance(getattr(model, "proposal_generator", None), RPN) else "features"
+
+
+def _cut(maps: Tensor, image: Tensor) -> Tensor:
+    """Maps (N, K, H', W') of the padded image, cut to the image (..., H, W).
+
+    A slice of all rows would be a view without a copy, and torch.export would hold that to be so of
+    every size.
+    """
+    rows, columns = (torch.arange(n, device=image.device) for n in image.shape[-2:])
+    return maps.index_select(2, rows).index_select(3, columns)
 
 
 def build_graph(model: nn.Module, part: str = "") -> ExportGraph:
@@ -215,6 +271,13 @@ def build_graph(model: nn.Module, part: str = "") -> ExportGraph:
     Raises:
         ConfigError: there is no such part, or the model has none; or it is not in such a state.
     """
+    if not takes_image_alone(model):
+        takes = list(inputs_of(model, [example_of(model, 64, 64)])) if has_inputs(model) else "?"
+        raise ConfigError(
+            f"A graph for other runtimes takes one image, which goes to a backbone; this "
+            f"{type(model).__name__} takes {takes}. Export it by torch.export or torch.jit.trace "
+            "of its method outputs(inputs)."
+        )
     part = part or default_part(model)
     if part not in PARTS:
         raise ConfigError(f'The part "{part}" is unknown; choose one of {list(PARTS)}.')
