@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from deepfuse_d2.config.loading import load_config
+from deepfuse_d2.data.minifields import Manifest, generate_minifields
 from deepfuse_d2.engine import Trainer
 from deepfuse_d2.engine.hooks import EvaluateAverage, PredictionPictures
 from deepfuse_d2.engine.hooks.validation_loss import ValidationLoss, mean_losses
@@ -88,8 +89,19 @@ META_ARCHITECTURES = {
     "FCOS": (INSTANCES, DENSE),
     "SemanticSegmentor": (PIXELS, []),
     "FusionSemanticSegmentor": (PIXELS, []),
+    "M3FusionSegmentor": ("minifields_sem_seg_val", []),
 }
 WATCHERS = (EvalHook, EvaluateAverage, ValidationLoss, PredictionPictures)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fields(tmp_path_factory):
+    """A small MiniFields, where data sets are looked for."""
+    folder = tmp_path_factory.mktemp("datasets")
+    generate_minifields(folder / "minifields", Manifest(num_train=2, num_val=2, size=16, ratio=5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(folder))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,7 +154,7 @@ def data(tmp_path_factory):
 def config(name, output):
     dataset, overrides = META_ARCHITECTURES[name]
     cfg = load_config(
-        "",
+        "configs/MiniFields/m3fusion_quick.yaml" if name == "M3FusionSegmentor" else "",
         [
             *COMMON,
             "MODEL.META_ARCHITECTURE", name,
@@ -153,6 +165,9 @@ def config(name, output):
         ],
     )  # fmt: skip
     cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    if name == "M3FusionSegmentor":
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 8
+        cfg.INPUT.MIN_SIZE_TEST = 0
     return cfg
 
 
@@ -180,10 +195,11 @@ def assert_same(now, before, watcher):
 
 
 @pytest.mark.parametrize("name", META_ARCHITECTURES)
-def test_no_watcher_changes_a_training(name, tmp_path):
+def test_no_watcher_changes_a_training(name, tmp_path, repository, monkeypatch):
+    monkeypatch.chdir(repository)
     torch.manual_seed(3)
     trainer = Trainer(config(name, tmp_path))
-    trainer.model.backbone.bottom_up.stem.eval()  # held still by somebody
+    next(trainer.model.children()).eval()  # held still by somebody
     hooks = [hook for hook in trainer._hooks if isinstance(hook, WATCHERS)]
     assert [type(hook) for hook in hooks] == list(WATCHERS)
     with EventStorage() as trainer.storage:

@@ -6,8 +6,9 @@
     onnx           .onnx   onnxruntime and others                               all
 
 The whole of an R-CNN or a Panoptic FPN is no graph for torch.export, because the path through its
-code depends on how many objects were found. TorchScript records it by a trace, which is detectron2's own way, and
-so does ONNX, through torch's older exporter; everything else goes to ONNX through torch.export.
+code depends on how many objects were found. TorchScript records it by a trace, which is
+detectron2's own way, and so does ONNX, through torch's older exporter; everything else goes to ONNX
+through torch.export.
 """
 
 from __future__ import annotations
