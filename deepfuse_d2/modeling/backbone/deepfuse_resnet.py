@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ...config.keys.deepfuse import fuse_settings
 from ...errors import config_errors
 from ...layers import DeepFuse, FuseSettings, check_checkpoint_stages, run_stage
+from ..registration import register
 from .protocol import Stage
 
 __all__ = ["BACKBONE_DIRECTIONS", "DeepFuseResNet", "build_deepfuse_resnet_backbone"]
@@ -179,7 +180,7 @@ def _check_stages(
         )
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_deepfuse_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DeepFuseResNet:
     """detectron2's ResNet as MODEL.RESNETS says, with MODEL.DEEPFUSE after BACKBONE_STAGES."""
     plain = build_resnet_backbone(cfg, input_shape)

@@ -18,6 +18,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor
 
 from ...errors import ConfigError
+from ..registration import register
 from .published import published_or_own
 from .res2net_blocks import MultiScaleBranch, conv_norm
 from .staged import StagedBackbone, refuse_deformable
@@ -232,7 +233,7 @@ class DLA(StagedBackbone):
         }
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_dla_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DLA:
     """DLA from MODEL.DLA, MODEL.RES2NET and MODEL.RESNETS."""
     return DLA(cfg, input_shape)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...layers import check_checkpoint_stages, get_norm
+from ..registration import register
 from .fishnet import Fish, freeze_module, norm_for_width, variant
 from .protocol import Stage
 
@@ -165,7 +166,7 @@ class FishNetBackbone(Backbone):
         return self
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_fishnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FishNetBackbone:
     """The FishNet of MODEL.FISHNET."""
     return FishNetBackbone(cfg, input_shape)

@@ -15,6 +15,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ..registration import register
 from .protocol import Stage, freeze_stages
 
 __all__ = ["MobileNetV2", "build_mobilenet_v2_backbone"]
@@ -138,7 +139,7 @@ class MobileNetV2(Backbone):
         return outputs
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_mobilenet_v2_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MobileNetV2:
     """MobileNet-v2 with the norm and the features of MODEL.RESNETS."""
     return MobileNetV2(

@@ -17,12 +17,13 @@ from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 
 from ...errors import ConfigError
+from ..registration import register
 from .staged import STAGES, StagedBackbone, refuse_deformable
 
 __all__ = ["build_rearranged_resnet_backbone"]
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_rearranged_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> StagedBackbone:
     """detectron2's ResNet as MODEL.RESNETS says, with MODEL.EXFUSE.STAGE_BLOCKS blocks a stage.
 

@@ -21,6 +21,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import BasicStem
 
 from ...errors import ConfigError
+from ..registration import register
 from .published import published_or_own
 from .res2net_blocks import DeepStem, Res2NetBlock
 from .staged import StagedBackbone, refuse_deformable
@@ -186,7 +187,7 @@ def split_width(bottleneck: int, base_width: int, num_groups: int) -> int:
     return width
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_res2net_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Res2Net:
     """Res2Net from MODEL.RES2NET and MODEL.RESNETS."""
     return Res2Net(cfg, input_shape)

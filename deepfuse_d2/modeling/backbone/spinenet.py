@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...layers import check_checkpoint_stages, run_stage
+from ..registration import register
 from .protocol import Stage, freeze_stages
 from .spinenet_blocks import Style, conv_norm, make_group
 from .spinenet_graph import ancestors, check_table, output_blocks, with_own_blocks
@@ -281,7 +282,7 @@ def _check_square(cfg: CfgNode) -> None:
         )
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_spinenet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SpineNet:
     """SpineNet from MODEL.SPINENET."""
     return SpineNet(cfg, input_shape)

@@ -18,6 +18,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ..registration import register
 from .protocol import Stage
 from .timm_models import create_timm_model
 from .timm_probe import drop_unused, find_image_sizes, find_parts, find_stages, find_taps
@@ -287,7 +288,7 @@ def _frozen_norm(norm: nn.Module) -> nn.Module:
     return FrozenBatchNorm2d.convert_frozen_batchnorm(norm)
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """The model MODEL.TIMM.NAME of timm; MODEL.TIMM has the other keys."""
     return TimmBackbone(cfg, input_shape)

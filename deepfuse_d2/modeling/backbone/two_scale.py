@@ -10,6 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
+from ..registration import register
 from .protocol import child_builder
 
 __all__ = ["TwoScaleBackbone", "build_two_scale_backbone"]
@@ -62,7 +63,7 @@ def _start_both(module: TwoScaleBackbone, state_dict: dict, prefix: str, *_) -> 
         state_dict[f"{prefix}half_scale.{name.removeprefix(first)}"] = state_dict[name]
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_two_scale_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TwoScaleBackbone:
     """MODEL.TWO_SCALE.BOTTOM_UP, or else MODEL.NECK.BOTTOM_UP, twice."""
     builder = child_builder(cfg, "MODEL.TWO_SCALE.BOTTOM_UP", build_two_scale_backbone)

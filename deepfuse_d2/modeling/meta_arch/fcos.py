@@ -10,9 +10,12 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch import fcos
 
+from ..registration import register
+
 __all__ = ["FCOS"]
 
 
+@register(META_ARCH_REGISTRY)
 class FCOS(fcos.FCOS):
     """detectron2's FCOS; MODEL.RETINANET describes its head, as detectron2's python config does.
 
@@ -55,7 +58,3 @@ class FCOS(fcos.FCOS):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
-
-
-if "FCOS" not in META_ARCH_REGISTRY:  # another project's would be meant by its users
-    META_ARCH_REGISTRY.register(FCOS)

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from ...config.look_up import look_up
 from ...errors import ConfigError, config_errors
+from ..registration import register
 from ..sem_seg.losses import SemSegLosses, image_level_loss
 from .dense_inference import DenseInference, to_size
 
 __all__ = ["FusionSemanticSegmentor"]
 
 
-@META_ARCH_REGISTRY.register()
+@register(META_ARCH_REGISTRY)
 class FusionSemanticSegmentor(nn.Module):
     """Image -> backbone, with a neck or without -> head -> a class for each pixel.
 

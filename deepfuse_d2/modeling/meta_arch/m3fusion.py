@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ...config.keys.deepfuse import fuse_settings
 from ...errors import ConfigError, config_errors
+from ..registration import register
 from ..sem_seg.losses import SemSegLosses
 from ..temporal import FUSIONS, SERIES_ENCODERS, DeepFuseFusion, encode_pixels
 from ..temporal.fusion import enlarge
@@ -38,7 +39,7 @@ GRIDS = ("series", "image")
 _PIXELS = 8192
 
 
-@META_ARCH_REGISTRY.register()
+@register(META_ARCH_REGISTRY)
 class M3FusionSegmentor(nn.Module):
     """A class for each pixel of a series, or of an image, from both.
 

@@ -7,6 +7,7 @@ from detectron2.utils.registry import Registry
 
 from ...config.look_up import look_up
 from ...errors import config_errors
+from ..registration import register
 
 __all__ = ["NECK_REGISTRY", "build_neck_backbone"]
 
@@ -19,7 +20,7 @@ An entry is called as ``entry(cfg, bottom_up)`` and returns a :class:`Backbone` 
 """
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_neck_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """MODEL.NECK.NAME on top of MODEL.NECK.BOTTOM_UP."""
     bottom_up_builder = look_up(BACKBONE_REGISTRY, cfg.MODEL.NECK.BOTTOM_UP, "MODEL.NECK.BOTTOM_UP")

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ...config.keys.deepfuse import fuse_settings
 from ...errors import config_errors
 from ...layers import DeepFuse, FuseSettings
+from ..registration import register
 from .build import NECK_REGISTRY
 from .pyramid import LateralPyramid
 
@@ -142,7 +143,7 @@ def _fuse_name(level: int, index: int) -> str:
     return f"fuse{level}" if index == 0 else f"fuse{level}_pass{index + 1}"
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_resnet_deepfuse_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DeepFuseFPN:
     """The short way: detectron2's ResNet with a DeepFuseFPN, whatever MODEL.NECK names."""
     with config_errors():

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from ...config.keys.deepfuse import fuse_settings
 from ...errors import ConfigError
 from ...layers import DeepFuse, FuseSettings, same_size_conv
+from ..registration import register
 from .features import chosen_features, from_fine_to_coarse
 
 __all__ = ["DeepFuseSemSegHead"]
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
+@register(SEM_SEG_HEADS_REGISTRY)
 class DeepFuseSemSegHead(nn.Module):
     """Top-down DeepFuse, then one DeepFuse of all levels at the finest; a 1x1 classifier.
 

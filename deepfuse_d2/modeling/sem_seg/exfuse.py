@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...layers import DenselyAdjacentPrediction, SemanticEmbeddingBranch, SubPixelUpsample
+from ..registration import register
 from .features import from_fine_to_coarse
 from .gcn import GCNHead
 from .semantic_supervision import SemanticSupervision
@@ -38,7 +39,7 @@ from .semantic_supervision import SemanticSupervision
 __all__ = ["ExFuseHead"]
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
+@register(SEM_SEG_HEADS_REGISTRY)
 class ExFuseHead(GCNHead):
     """GCN's decoder with any of SEB, sub-pixel upsampling, supervision of it, and DAP."""
 

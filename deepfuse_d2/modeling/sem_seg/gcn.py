@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...layers import BoundaryRefinement, GlobalConvolution, Upsample2x, crop_to
+from ..registration import register
 from .features import check_doubling, chosen_features, from_fine_to_coarse
 
 __all__ = ["GCNHead"]
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
+@register(SEM_SEG_HEADS_REGISTRY)
 class GCNHead(nn.Module):
     """Class scores of every level, upsampled and summed from the coarsest level down.
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...layers import ChainedResidualPooling, MultiResolutionFusion, ResidualConvUnit
+from ..registration import register
 from .features import chosen_features, from_fine_to_coarse
 from .fusion import build_fuse
 from .refinenet_paths import coarsest_features, group_features
@@ -90,7 +91,7 @@ class RefineBlock(nn.Module):
         return self.output(self.pooling(fused))
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
+@register(SEM_SEG_HEADS_REGISTRY)
 class RefineNetHead(nn.Module):
     """Refine blocks from the coarsest features to the finest, then one 3x3 classifier.
 
