@@ -75,7 +75,7 @@ def train(args: argparse.Namespace):
             model, cfg.OUTPUT_DIR, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH
         )
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return Trainer.test(cfg, model)
+        return Trainer.evaluate(cfg, model)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

@@ -12,7 +12,7 @@ from detectron2.data import get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -25,6 +25,7 @@ from ..data.loader.train_loader import TrainLoader, build_train_loader
 from ..data.mappers.build import build_mapper
 from ..data.mappers.filtering import drop_small_instances
 from ..evaluation.files import write_json
+from ..modeling.meta_arch.augmentation import build_augmented, check_augmentation
 from ..modeling.meta_arch.protocol import mapper_name_of, meta_arch_of
 from ..modeling.postprocessing.unpasted import for_evaluator
 from .distributed.data_parallel import distribute, local_norms_on_cpu
@@ -72,6 +73,7 @@ class Trainer(ResumableTrainer):
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         check_evaluators(cfg)
+        check_augmentation(cfg)
         set_threads(cfg)
         retain_freed_memory(cfg)
         model = self.build_model(cfg)
@@ -104,6 +106,8 @@ class Trainer(ResumableTrainer):
         if not comm.is_main_process():
             return None
         results = getattr(self, "_last_eval_results", None)
+        for name, scores in getattr(self, "_augmented_results", {}).items():
+            results[name].update(scores) if name in results else results.update({name: scores})
         self._write_results(results or {})
         return results
 
@@ -114,10 +118,16 @@ class Trainer(ResumableTrainer):
         for writer in writers:
             writer._period = self.cfg.MONITOR.PERIOD
         average = build_average(self.cfg, self.model)
+        if self.cfg.TEST.AUG.ENABLED:
+            hooks.append(EvalHook(0, self._test_with_augmentation))
         hooks += build_monitor_hooks(self.cfg, self.model, self.checkpointer, average)
         if average is not None:
             hooks = self._with_average(hooks, average)
         return [*hooks, *writers]
+
+    def _test_with_augmentation(self) -> dict:
+        self._augmented_results = self.test_with_augmentation(self.cfg, self.model)
+        return self._augmented_results
 
     def _with_average(self, hooks: list[HookBase], average: AverageWeights) -> list[HookBase]:
         """`hooks`, and those of MODEL_EMA: averaging before anything is written or evaluated."""
@@ -225,6 +235,42 @@ class Trainer(ResumableTrainer):
             one.freeze()
             results[name] = super().test(one, for_evaluator(model, evaluator), [evaluator])
         return results if len(results) != 1 else next(iter(results.values()))
+
+    @classmethod
+    def test_with_augmentation(cls, cfg: CfgNode, model: nn.Module) -> dict:
+        """Evaluate with TEST.AUG; results as of :meth:`test`, with "_TTA" behind each task's name.
+
+        What the evaluators write goes to OUTPUT_DIR/TTA.
+        """
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = f"{cfg.OUTPUT_DIR}/TTA"
+        results = cls.test(cfg, build_augmented(cfg, model))
+        if len(cfg.DATASETS.TEST) == 1:
+            return _with_suffix(results)
+        return {name: _with_suffix(found) for name, found in results.items()}
+
+    @classmethod
+    def evaluate(cls, cfg: CfgNode, model: nn.Module) -> dict:
+        """All that a config says of an evaluation alone.
+
+        That is :meth:`test`, TEST.AUG where it is enabled, and TEST.EXPECTED_RESULTS, which ends
+        the program where the results are others.
+        """
+        check_augmentation(cfg)
+        results = cls.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            for name, scores in cls.test_with_augmentation(cfg, model).items():
+                results[name] = {**results.get(name, {}), **scores}
+        if comm.is_main_process() and cfg.TEST.EXPECTED_RESULTS:
+            verify_results(cfg, results)
+        return results
+
+
+def _with_suffix(results: Mapping) -> dict:
+    return {f"{task}_TTA": scores for task, scores in results.items()}
 
 
 def _plain(results: Mapping) -> dict:

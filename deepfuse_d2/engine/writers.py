@@ -38,11 +38,18 @@ class ConsoleWriter(CommonMetricPrinter):
     def __init__(self, max_iter: int, is_terminal: bool | None = None):
         super().__init__(max_iter)
         self._total = max_iter
+        self._written = -1
         self._shows_bar = sys.stdout.isatty() if is_terminal is None else is_terminal
         self._bar = None
         self._handlers: list[tuple[logging.StreamHandler, Any]] = []
 
     def write(self) -> None:
+        iteration = get_event_storage().iter
+        if iteration == self._written:
+            # again at the end of a training that failed: nothing is new, and no time has passed,
+            # by which detectron2's estimate of the rest would divide
+            return
+        self._written = iteration
         super().write()
         if self._shows_bar:
             self._update(get_event_storage())

@@ -23,10 +23,10 @@ from ..config.loading import load_config
 from ..data.images import to_format
 from ..errors import ConfigError, ImageError, WeightsError
 from ..modeling.meta_arch import DenseInference
+from ..modeling.meta_arch.augmentation import build_augmented
 from ..modeling.meta_arch.protocol import channels_of, predictions_of
 from ..modeling.postprocessing.unpasted import UnpastedMasks
 from .arguments import check_arguments, checked_config, checked_opts
-from .augmentation import build_augmented
 from .instance_tiles import merge_tiles, tiles_of
 from .optimize.model import optimize_for_inference
 from .pipeline import ordered_batches

@@ -178,3 +178,20 @@ def test_the_schedule_keeps_the_factor():
 def test_a_factor_of_0_is_answered_by_how_to_freeze():
     with pytest.raises(ConfigError, match=r"BACKBONE_MULTIPLIER is 0\.0.*FREEZE_AT 5"):
         build_optimizer(config("DEEPFUSE_D2.SOLVER.BACKBONE_MULTIPLIER", 0.0), Model(has_neck=True))
+
+
+@pytest.mark.parametrize(
+    "name", ["WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"]
+)
+def test_every_schedule_goes_to_the_last_iteration_and_past_it(name):
+    cfg = config("SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.STEPS", (10, 15), "SOLVER.NUM_DECAYS", 3)
+    found = rates(cfg, 24)
+    assert found[5] > found[19] >= 0
+    assert found[21] == found[23] <= found[19]
+
+
+def test_steps_of_a_fixed_factor_stay_at_the_last():
+    cfg = config("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR", "SOLVER.WARMUP_ITERS", 0)
+    # four stretches of five iterations, each a tenth of the one before
+    expected = [0.5 * 0.1 ** (i // 5) for i in range(20)] + [0.5 * 0.1**3] * 2
+    assert rates(cfg, 22) == pytest.approx(expected)

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from ...data.loader.train_loader import TrainLoader
 from ...errors import ConfigError, TrainingError
 from ...randomness import get_random_state, set_random_state
 from ..anomaly.detection import AnomalyDetector
+from ..hooks.early_stopping import TrainingStopped
 from ..watching import watching
 from .changes import changes, report
 from .checkpoints import LATEST, Checkpoints
@@ -53,6 +55,12 @@ class ResumableTrainer(DefaultTrainer):
         super().resume_or_load(resume=resume)
         # of a run that was interrupted before its first checkpoint, nothing is left to go on from
         self._begins_again = resume and self.start_iter == 0
+        if resume and self.start_iter >= self.max_iter:
+            logging.getLogger(__name__).warning(
+                "The training in %s is finished: it has its %d iterations. It is evaluated once "
+                "more and not trained; to go on, raise SOLVER.MAX_ITER (%d).",
+                self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter,
+            )  # fmt: skip
 
     def run_step(self) -> None:
         try:
@@ -66,6 +74,22 @@ class ResumableTrainer(DefaultTrainer):
         for number, hook in enumerate(self._hooks):
             self._hooks_run = number + 1
             self._run_hook(hook)
+
+    def after_train(self) -> None:
+        """The hooks' clean-up. What fails in it after a failure does not take the place of that."""
+        failure = sys.exc_info()[1]
+        if failure is None or isinstance(failure, TrainingStopped):
+            super().after_train()
+            return
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            try:
+                hook.after_train()
+            except Exception as error:
+                logging.getLogger(__name__).error(
+                    "After the failure that ends this training (%s), %s could not clean up: %s: %s",
+                    type(failure).__name__, type(hook).__name__, type(error).__name__, error,
+                )  # fmt: skip
 
     def _run_hook(self, hook: HookBase) -> None:
         # An evaluation draws numbers too, more or fewer by the number of its workers. The other

@@ -15,6 +15,8 @@ __all__ = ["Clamped", "PolyParamScheduler", "build_lr_scheduler"]
 class Clamped(ParamScheduler):
     """Another schedule, which stays where it ends: past the end, a cosine would rise again.
 
+    At the end itself, a schedule of steps looks for one more than it has; it keeps the last.
+
     Args:
         schedule: of a fraction of the training, 0 to 1.
     """
@@ -23,7 +25,11 @@ class Clamped(ParamScheduler):
         self.schedule = schedule
 
     def __call__(self, where: float) -> float:
-        return self.schedule(min(max(where, 0.0), 1.0))
+        where = min(max(where, 0.0), 1.0)
+        try:
+            return self.schedule(where)
+        except IndexError:
+            return self.schedule(where - 2 * self.WHERE_EPSILON)
 
 
 class PolyParamScheduler(ParamScheduler):

@@ -8,9 +8,35 @@ from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_inst
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ...errors import ConfigError
+from .protocol import meta_arch_of
 
-__all__ = ["PanopticWithTTA", "build_augmented"]
+__all__ = ["PanopticWithTTA", "build_augmented", "check_augmentation"]
+
+
+def check_augmentation(cfg: CfgNode) -> None:
+    """Raise where TEST.AUG.ENABLED asks for what the model of `cfg` cannot do.
+
+    Raises: ConfigError.
+    """
+    kind = meta_arch_of(cfg)
+    if cfg.TEST.AUG.ENABLED and not (isinstance(kind, type) and issubclass(kind, GeneralizedRCNN)):
+        raise ConfigError(
+            f"TEST.AUG.ENABLED is True, but {cfg.MODEL.META_ARCHITECTURE} has no test-time "
+            "augmentation by TEST.AUG, which is for R-CNNs and Panoptic FPN. "
+            "FusionSemanticSegmentor's is DEEPFUSE_D2.TEST.SEM_SEG.SCALES and FLIP."
+        )
+    if cfg.TEST.AUG.ENABLED:
+        _check_heads(cfg)
+
+
+def _check_heads(cfg: CfgNode) -> None:
+    for key in ("KEYPOINT_ON", "LOAD_PROPOSALS"):
+        if cfg.MODEL[key]:
+            raise ConfigError(
+                f"Test-time augmentation is not for models with MODEL.{key}; leave out augment "
+                "(TEST.AUG.ENABLED)."
+            )
 
 
 def build_augmented(cfg: CfgNode, model: nn.Module) -> GeneralizedRCNNWithTTA:
@@ -20,11 +46,7 @@ def build_augmented(cfg: CfgNode, model: nn.Module) -> GeneralizedRCNNWithTTA:
     """
     if not isinstance(model, GeneralizedRCNN):
         raise ConfigError(f"Test-time augmentation does not know {type(model).__name__}.")
-    for key in ("KEYPOINT_ON", "LOAD_PROPOSALS"):
-        if cfg.MODEL[key]:
-            raise ConfigError(
-                f"Test-time augmentation is not for models with MODEL.{key}; leave out augment."
-            )
+    _check_heads(cfg)
     kind = PanopticWithTTA if isinstance(model, PanopticFPN) else GeneralizedRCNNWithTTA
     return kind(cfg, model)
 
