@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ..errors import ConfigError, DamagedWeightsError, WeightsError
+from ..errors import ConfigError, DamagedWeightsError, UserError, WeightsError
 from ..files import written_whole
 from .expectations import found_in_model
 from .loading import fit
@@ -88,6 +88,13 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
             )
         try:
             return super().load(path, *args, **kwargs)
+        except OSError as error:  # HTTPError and URLError are some
+            if "://" not in path or isinstance(error, UserError):
+                raise
+            raise WeightsError(
+                f"MODEL.WEIGHTS {path} cannot be fetched: {error}. Look at the address and the "
+                "connection, or fetch the file by other means and give its name."
+            ) from error
         finally:
             self._parsed_url_during_load = None  # detectron2 leaves it after an error
 

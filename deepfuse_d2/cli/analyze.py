@@ -41,10 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     configs, overrides = split(args.words)
 
-    from detectron2.modeling import build_model
-
     from ..analysis import analyze
     from ..analysis.report import as_json, report
+    from ..config.building import build_model
     from ..config.loading import load_config
 
     found = [

@@ -21,6 +21,7 @@ from ..modeling.neck import NECK_REGISTRY
 from .flatten import flatten
 from .keys import unread_names
 from .look_up import look_up
+from .values import check_values
 
 __all__ = ["check_config"]
 
@@ -56,6 +57,7 @@ def check_config(cfg: CfgNode, *, data_sets: bool = True) -> None:
         name = values[key]
         if name:
             look_up(registry, name, key)
+    check_values(cfg)
     for key in ("DATASETS.TRAIN", "DATASETS.TEST") if data_sets else ():
         for name in values[key]:
             if name not in DatasetCatalog:

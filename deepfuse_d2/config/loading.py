@@ -16,6 +16,7 @@ from ..files import CACHE_VARIABLE
 from .flatten import flatten
 from .keys import add_deepfuse_config
 from .recipes import config_path, find_config
+from .values import check_device
 
 __all__ = ["get_config", "load_config"]
 
@@ -46,6 +47,7 @@ def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode
     if cfg.CACHE.FOLDER:
         # in the environment, so that processes that this one starts know it too
         os.environ[CACHE_VARIABLE] = cfg.CACHE.FOLDER
+    check_device(cfg)
     if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
         logging.getLogger(__name__).warning(
             "MODEL.DEVICE is %s, but this machine offers no CUDA device; using the CPU.",

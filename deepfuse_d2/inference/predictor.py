@@ -13,11 +13,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.modeling import build_model
 from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoint import DeepFuseCheckpointer
+from ..config.building import build_model
 from ..config.checking import check_config
 from ..config.loading import load_config
 from ..data.images import to_format

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint import DeepFuseCheckpointer
+from ..config.building import build_model
 from ..config.checking import check_config
 from ..config.loading import load_config
 from ..data.mappers.series_mapper import SeriesMapper

@@ -17,11 +17,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.modeling import build_model
 from torch import Tensor
 from tqdm import tqdm
 
 from ...checkpoint import DeepFuseCheckpointer
+from ...config.building import build_model
 from ...config.checking import check_config
 from ...data.minicity.render import render_frame
 from ...errors import ConfigError, WeightsError
