@@ -1,7 +1,8 @@
 # make quickstart   everything from nothing to a trained, evaluated, drawn model
 # make demo         a page on this machine to look at the models trained so far
 # make cards        docs/models.md anew, after a config, a network or a figure has changed
-# make test         the test suite
+# make test         the test suite; its last line counts what passed and failed
+# make wheel        the package from a wheel in a fresh environment: its commands in an empty folder
 # Every target does the set-up it needs. PYTHON=python3.11 chooses the interpreter.
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ PORT   ?= 7860
 READY  := $(VENV)/ready
 
 .DELETE_ON_ERROR:
-.PHONY: install quickstart demo cards test lint format clean
+.PHONY: install quickstart demo cards test wheel lint format clean
 
 install: $(READY)
 
@@ -49,8 +50,10 @@ cards: $(READY)
 	$(BIN)/python -W ignore -m benchmarks.model_cards
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
-	@echo "The report above is the result; nothing else was written."
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+wheel:
+	PYTHON=$(PYTHON) .ci/wheel
 
 lint: $(READY)
 	$(BIN)/ruff check .
