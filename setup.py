@@ -12,5 +12,6 @@ setup(
     package_data={
         "deepfuse_d2.configs": ["**/*.yaml"],
         "deepfuse_d2.demo": ["static/*"],
+        "deepfuse_d2": ["py.typed"],
     },
 )

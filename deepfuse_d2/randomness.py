@@ -17,10 +17,10 @@ def get_random_state() -> dict[str, Any]:
     Tensors and plain containers alone, so that a checkpoint which holds them stays one that is read
     without running code.
     """
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     state = {
         "python": random.getstate(),
-        "numpy": [name, keys.tolist(), *rest],
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ from .summary import Row
 __all__ = ["plot_rows"]
 
 
-def plot_rows(tables: dict[str, Sequence[Row]], path: Path) -> None:
+def plot_rows(tables: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Draw each metric on val, its difference to the reference, and the gap, side by side.
 
     A dot is a seed, a bar the mean with its 95 % interval.

@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
     deviation: float
     #: The interval is mean - half_width .. mean + half_width.
     half_width: float
-    count: int
+    count: int  # type: ignore[assignment]  # in place of tuple.count
 
     @property
     def low(self) -> float:

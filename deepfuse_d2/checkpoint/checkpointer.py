@@ -125,7 +125,7 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
             temporary.write_text(last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        query = self._parsed_url_during_load.query
+        query = self._parsed_url_during_load.query  # type: ignore[attr-defined]  # set by load
         if query not in ("", "matching_heuristics=True"):  # what it asks for is done anyway
             raise WeightsError(f"{filename}?{query}: weights are given as a file or URL alone.")
         weights = read_weights(filename)

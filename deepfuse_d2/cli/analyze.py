@@ -14,7 +14,7 @@ import json
 
 from ..config.recipes import list_configs
 from ..errors import ConfigError
-from .arguments import files_and_recipes
+from .arguments import files_and_recipes, offer
 
 __all__ = ["add_arguments", "run"]
 
@@ -26,9 +26,8 @@ NOTHING_LOADED = [
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words", nargs="+", metavar="CONFIG [CONFIG] [KEY VALUE ...]"
-    ).completer = files_and_recipes
+    words = parser.add_argument("words", nargs="+", metavar="CONFIG [CONFIG] [KEY VALUE ...]")
+    offer(words, files_and_recipes)
     parser.add_argument(
         "--size", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"),
         help="of the image (default: 512 1024)",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 __all__ = [
     "add_config_file",
@@ -10,14 +12,20 @@ __all__ = [
     "add_recipe",
     "config_and_overrides",
     "files_and_recipes",
+    "offer",
 ]
 
 
-def add_config_file(parser: argparse.ArgumentParser, **options) -> None:
+def offer(action: argparse.Action, completer: Callable[..., list[str]]) -> None:
+    """Let the shell complete an argument by what `completer` gives for a beginning."""
+    action.completer = completer  # type: ignore[attr-defined]  # argcomplete reads it
+
+
+def add_config_file(parser: argparse.ArgumentParser, **options: Any) -> None:
     """Add ``--config-file``: a yaml, or the name of a recipe."""
-    given = {"required": True, "metavar": "FILE", "help": "a yaml, or the name of a recipe"}
-    action = parser.add_argument("--config-file", **given | options)
-    action.completer = files_and_recipes
+    given: dict[str, Any] = {"required": True, "metavar": "FILE"}
+    given["help"] = "a yaml, or the name of a recipe"
+    offer(parser.add_argument("--config-file", **given | options), files_and_recipes)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +39,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         "opts", nargs="*", metavar="RECIPE KEY VALUE",
         help="the name of a recipe (deepfuse recipes lists them) or a yaml; config overrides",
     )  # fmt: skip
-    words.completer = files_and_recipes
+    offer(words, files_and_recipes)
     add_config_file(parser, required=False, default="", help="in place of RECIPE")
 
 

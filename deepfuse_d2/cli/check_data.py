@@ -165,7 +165,7 @@ def tell(title: str, problems: Sequence[Problem], most: int | None) -> None:
     ordered = sorted(problems, key=lambda problem: not problem.is_error)
     for problem in ordered[:most]:
         print(f"  {'error' if problem.is_error else 'warning'}: {problem.text}")
-    if len(ordered) > len(ordered[:most]):
+    if most is not None and len(ordered) > most:
         print(f"  and {len(ordered) - most} more (--all)")
 
 

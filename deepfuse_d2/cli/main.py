@@ -111,7 +111,7 @@ def _help() -> str:
     for title, names in COMMANDS.items():
         lines += ["", f"{title}:"]
         for name in names:
-            summary = " ".join(module_of(name).__doc__.split("\n\n")[0].split())
+            summary = (module_of(name).__doc__ or "").split("\n\n")[0]
             indent = " " * 22
             lines += textwrap.wrap(summary, 100, initial_indent=f"  {name:<20}",
                                    subsequent_indent=indent)  # fmt: skip

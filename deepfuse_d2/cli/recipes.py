@@ -13,6 +13,7 @@ import argparse
 
 from ..config.recipes import config_path, list_configs
 from ..errors import ConfigError
+from .arguments import offer
 
 __all__ = ["NEEDS_PACKAGE", "add_arguments", "run"]
 
@@ -20,9 +21,10 @@ NEEDS_PACKAGE = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    pattern = parser.add_argument(
         "pattern", nargs="?", default="*", metavar="PATTERN", help="as in a shell (default: all)"
-    ).completer = lambda prefix, **_: list_configs(f"{prefix}*")
+    )
+    offer(pattern, lambda prefix, **_: list_configs(f"{prefix}*"))
     parser.add_argument(
         "--path", action="store_true", help="print the files, for _BASE_ of a config of your own"
     )

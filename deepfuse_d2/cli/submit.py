@@ -75,7 +75,7 @@ def take_over_warning() -> Callable | None:
     requeue = None
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         handler = signal.getsignal(number)
-        if getattr(handler, "__name__", "") == "checkpoint_and_try_requeue":
+        if callable(handler) and getattr(handler, "__name__", "") == "checkpoint_and_try_requeue":
             requeue = handler
             signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     return requeue

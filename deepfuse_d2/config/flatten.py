@@ -10,7 +10,7 @@ __all__ = ["flatten", "plain"]
 
 def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
     """Values by full key, of plain types that a checkpoint may hold."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in cfg.items():
         if isinstance(value, CfgNode):
             flat |= flatten(value, f"{prefix}{key}.")

@@ -162,7 +162,7 @@ class CityscapesInstanceEvaluator(PerImageEvaluator):
             (name, results[f"AP-{name}"], results[f"AP50-{name}"], x.targets, x.predictions)
             for name, x in zip(self._names, at_50, strict=True)
         ]
-        targets, predictions = (sum(row[column] for row in rows) for column in (3, 4))
+        targets, predictions = sum(row[3] for row in rows), sum(row[4] for row in rows)
         rows.append(("all", results["AP"], results["AP50"], targets, predictions))
         headers = ("class", "AP", "AP50", "instances", "predictions")
         table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f")

@@ -195,8 +195,8 @@ def scores(
         iou[name] = _ratio(true, false + missed)
         if name in table.things:
             mine = labels == label
-            true, missed = _weigh(right[mine], sizes[mine], weights[mine])
-            weighted[name] = _ratio(true, false + missed)
+            found, lost = _weigh(right[mine], sizes[mine], weights[mine])
+            weighted[name] = _ratio(found, false + lost)
     for category, members in table.categories.items():
         true, false, missed = _of_labels(confusion, members, evaluated)
         iou_of_category[category] = _ratio(true, false + missed)
@@ -205,8 +205,8 @@ def scores(
             others = [label for label in evaluated if label not in everyone]
             false = int(confusion[np.ix_(others, everyone)].sum())
             mine = np.isin(labels, everyone)
-            true, missed = _weigh(right_category[mine], sizes[mine], weights[mine])
-            weighted_of_category[category] = _ratio(true, false + missed)
+            found, lost = _weigh(right_category[mine], sizes[mine], weights[mine])
+            weighted_of_category[category] = _ratio(found, false + lost)
     parts = {
         "IoU": iou,
         "iIoU": weighted,

@@ -151,7 +151,7 @@ class COCOInstanceEvaluator(DatasetEvaluator):
         check_classes(classes, len(self._names), image, "MODEL.ROI_HEADS.NUM_CLASSES")
         boxes = instances.pred_boxes.tensor.double().numpy().copy()
         boxes[:, 2:] -= boxes[:, :2]
-        masks = [None] * len(instances)
+        masks: list[dict | None] = [None] * len(instances)
         if instances.has("pred_masks") or instances.has("pred_masks_rle"):
             masks = [
                 encode_crop(crop, *size) for crop in crops_of_instances(instances, size, image)
@@ -254,6 +254,7 @@ class COCOInstanceEvaluator(DatasetEvaluator):
             for key, found in predictions.items()
             for one in found
         ]
+        assert self._output_dir is not None
         with written_whole(os.path.join(self._output_dir, RESULTS_FILE)) as temporary:
             temporary.write_text(json.dumps(results), encoding="utf-8")
 

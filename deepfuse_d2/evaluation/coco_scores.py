@@ -149,7 +149,7 @@ def _as_coco(images: Sequence, task: str, num_classes: int) -> tuple[Any, Any]:
     result = []
     for place in (0, 1):
         coco = COCO()
-        annotations = []
+        annotations: list[dict[str, Any]] = []
         for number, image in enumerate(images):
             for one in image[place]:
                 one = {**one, "image_id": number, "id": len(annotations) + 1}

@@ -113,8 +113,8 @@ def match(
         kept.append(index)
         pred_areas.append(area)
         pixels.append(np.bincount(under.ravel(), minlength=2 + len(gt_ids)))
-    pixels = np.array(pixels, dtype=np.int64).reshape(len(kept), 2 + len(gt_ids))
-    pair_pred, pair_gt = np.nonzero(pixels[:, 2:])
+    counts = np.array(pixels, dtype=np.int64).reshape(len(kept), 2 + len(gt_ids))
+    pair_pred, pair_gt = np.nonzero(counts[:, 2:])
     gt_distances, gt_densities = np.full(len(gt_ids), -1.0), np.zeros(len(gt_ids))
     if distances is not None and len(gt_ids):
         gt_distances, gt_densities = region_distances(code_map, distances, len(gt_ids), first=2)
@@ -128,10 +128,10 @@ def match(
         pred_labels=pred_labels[kept],
         pred_scores=pred_scores[kept],
         pred_areas=np.array(pred_areas, dtype=np.int64),
-        pred_void=pixels[:, 1],
+        pred_void=counts[:, 1],
         pair_pred=pair_pred,
         pair_gt=pair_gt,
-        pair_pixels=pixels[:, 2:][pair_pred, pair_gt],
+        pair_pixels=counts[:, 2:][pair_pred, pair_gt],
     )
 
 

@@ -89,8 +89,8 @@ def best_class(logits: torch.Tensor | np.ndarray) -> tuple[np.ndarray, int]:
     """
     logits = torch.as_tensor(logits).detach()
     if logits.device.type != "cpu":
-        best, index = logits.max(dim=0)
-        return index.to(torch.int32).cpu().numpy(), int(best.isnan().sum())
+        highest, where = logits.max(dim=0)
+        return where.to(torch.int32).cpu().numpy(), int(highest.isnan().sum())
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
     values = logits.numpy()

@@ -69,8 +69,8 @@ def ordered_batches(
                 started += 1
             if reading:
                 number, future = reading.popleft()
-                seen, error = number, future.exception()
-                if error is not None:
+                seen = number
+                if future.exception() is not None:
                     results[number] = future
                 else:
                     prepared = future.result()

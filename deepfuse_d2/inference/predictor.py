@@ -136,7 +136,9 @@ class Predictor:
         if semantic and score_threshold is not None:
             raise ConfigError("Labels have no scores; leave out score_threshold.")
         # a semantic model tiles by itself, and blends logits
-        self.tile = None if semantic or tile is None else tuple(tile)
+        self.tile: tuple[int, int] | None = None
+        if tile is not None and not semantic:
+            self.tile = (tile[0], tile[1])
         self.tile_overlap = tile_overlap
         if self.tile and predicted != ("instances",):
             raise ConfigError(
@@ -152,7 +154,8 @@ class Predictor:
             model = optimize_for_inference(model, dtype, compile, score_threshold=score_threshold)
         if dense:
             model = copy.copy(model)
-            model.inference = _dense_inference(cfg, tile, tile_overlap, augment)
+            dense_inference = _dense_inference(cfg, tile, tile_overlap, augment)
+            model.inference = dense_inference  # type: ignore[assignment]
         self.model = model.eval()
         self._channels = channels_of(model)
         self._unpasted = UnpastedMasks.fits(model)
@@ -284,22 +287,26 @@ class Predictor:
     @torch.no_grad()
     def _predicted(self, batch: list["_Prepared"]) -> list[Any]:
         if batch[0].image is not None:
-            return [self._run_tiles(prepared.image) for prepared in batch]
-        return self._infer([prepared.entry for prepared in batch])
+            return [self._run_tiles(x.image) for x in batch if x.image is not None]
+        return self._infer([x.entry for x in batch if x.entry is not None])
 
     def _infer(self, entries: list[dict]) -> list[dict[str, Any]]:
         with self._lock:
             if self._augmented is not None:
                 found = self._augmented(entries)
             elif self._unpasted:
-                raw = self.model.inference(entries, do_postprocess=False)
+                raw = self.model.inference(  # type: ignore[operator]
+                    entries, do_postprocess=False
+                )
                 found = [{"instances": one} for one in raw]
             else:
                 found = self.model(entries)
         return [{name: _on_cpu(value) for name, value in one.items()} for one in found]
 
     def _run_tiles(self, image: np.ndarray) -> list[tuple]:
-        tiles = list(tiles_of(*image.shape[:2], self.tile, self.tile_overlap))
+        assert self.tile is not None
+        height, width = image.shape[:2]
+        tiles = list(tiles_of(height, width, self.tile, self.tile_overlap))
         parts = []
         for first in range(0, len(tiles), self.batch_size):
             some = tiles[first : first + self.batch_size]

@@ -105,7 +105,7 @@ class DetectedInstances:
 
     def rles(self) -> list[dict]:
         """Masks in COCO's compressed run lengths."""
-        return [encode_crop(crop, *self.size) for crop in self.crops]
+        return [encode_crop(crop, *self.size) for crop in self.crops or ()]
 
 
 def convert(

@@ -18,7 +18,7 @@ def same_size_conv(
     norm: str = "",
     *,
     groups: int = 1,
-    init: Callable[[nn.Module], None] = weight_init.c2_xavier_fill,
+    init: Callable[[nn.Conv2d], None] = weight_init.c2_xavier_fill,
 ) -> Conv2d:
     """Convolution of stride 1 that keeps height and width, with `norm`, or a bias where it is "".
 

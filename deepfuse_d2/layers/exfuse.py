@@ -38,15 +38,16 @@ class SemanticEmbeddingBranch(nn.Module):
 
     def __init__(self, channels: int, deeper_channels: Sequence[int]):
         super().__init__()
-        self.convs = nn.ModuleList(Conv2d(c, channels, 3, padding=1) for c in deeper_channels)
-        for conv in self.convs:
+        convs = [Conv2d(c, channels, 3, padding=1) for c in deeper_channels]
+        self.convs = nn.ModuleList(convs)
+        for conv in convs:
             nn.init.zeros_(conv.weight)
             nn.init.ones_(conv.bias)
 
     def forward(self, x: Tensor, deeper: list[Tensor]) -> Tensor:
         """(N, channels, H, W) and maps (N, C_q, H_q, W_q) of any size -> (N, channels, H, W)."""
         for conv, x_q in zip(self.convs, deeper, strict=True):
-            x = x * bilinear(conv(x_q), x.shape[-2:])
+            x = x * bilinear(conv(x_q), (x.shape[-2], x.shape[-1]))
         return x
 
 
@@ -115,4 +116,5 @@ class DenselyAdjacentPrediction(nn.Module):
             padded = F.pad(group, [radius] * 4)
             shifted = padded[..., row : row + height, column : column + width]
             total = shifted if total is None else total + shifted
+        assert total is not None, "no votes"
         return total

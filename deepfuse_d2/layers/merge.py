@@ -60,7 +60,7 @@ class GatedMerge(nn.Module):
         super().__init__()
         gates = [Conv2d(channels, 1, kernel_size=1) for _ in range(num_inputs - 1)]
         self.gates = nn.ModuleList(gates)
-        for gate in self.gates:
+        for gate in gates:
             nn.init.zeros_(gate.weight)
             nn.init.zeros_(gate.bias)
 

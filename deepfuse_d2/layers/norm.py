@@ -43,8 +43,9 @@ class UnsyncedBatchNorm(nn.SyncBatchNorm):
             )
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        is_cumulative = self.momentum is None
-        factor = 1 / float(self.num_batches_tracked) if is_cumulative else self.momentum
+        factor = self.momentum
+        if factor is None:  # the mean of all batches so far
+            factor = 1 / float(self.num_batches_tracked or 1)
         use_batch = self.training or self.running_mean is None
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, use_batch, factor,

@@ -98,9 +98,9 @@ def pack(folder: Path, archive: Path, *, inside: str = "") -> None:
                 entry.compress_type = zipfile.ZIP_STORED if is_png else zipfile.ZIP_DEFLATED
                 packed.writestr(entry, path.read_bytes())
         return
-    with tarfile.open(archive, "w:gz") as packed:
+    with tarfile.open(archive, "w:gz") as tape:
         for path, name in zip(paths, names, strict=True):
             content = path.read_bytes()
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            packed.addfile(entry, io.BytesIO(content))
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tape.addfile(member, io.BytesIO(content))

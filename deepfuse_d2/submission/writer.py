@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 # `submission_format` of a data set's metadata; Cityscapes and its layout have one by their
 # `evaluator_type`.
-FORMATS = {
+FORMATS: dict[str, Callable[[Any], Any]] = {
     "cityscapes_instance": CityscapesInstances,
     "cityscapes_sem_seg": CityscapesPixels,
     "voc": VocSegmentation,

@@ -20,7 +20,7 @@ RED, GREY = (30, 30, 200), (70, 70, 70)  # BGR
 
 def draw_checked(reports: Sequence[Report], count: int) -> np.ndarray:
     """A sheet of `count` pictures, as many of each data set; those with problems come first."""
-    tiles = []
+    tiles: list[np.ndarray] = []
     for number, report in enumerate(reports):
         # what one does not use up goes to the next
         left = (count - len(tiles)) // (len(reports) - number)

@@ -230,7 +230,7 @@ def _draw_shape(out: np.ndarray, shape: Shape) -> None:
     if not shape.is_box:
         filled = inside
         if shape.is_crowd:
-            rows, columns = np.indices(inside.shape, sparse=True)
+            rows, columns = np.ogrid[: inside.shape[0], : inside.shape[1]]
             filled = inside & ((rows + columns + top + left) % 8 < 3)
         region[filled] = (0.45 * region[filled] + 0.55 * color).astype(np.uint8)
     outlines = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

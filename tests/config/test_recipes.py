@@ -143,6 +143,7 @@ def test_a_wheel_holds_the_configs_and_gives_them(repository, tmp_path):
     files = (repository / "configs").rglob("*.yaml")
     expected = {f"deepfuse_d2/{file.relative_to(repository).as_posix()}" for file in files}
     assert expected == {name for name in names if name.endswith(".yaml")}
+    assert "deepfuse_d2/py.typed" in names
     static = (repository / "deepfuse_d2" / "demo" / "static").iterdir()
     assert {f"deepfuse_d2/demo/static/{file.name}" for file in static} <= set(names)
 
