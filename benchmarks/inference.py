@@ -6,9 +6,9 @@
     python -m benchmarks.inference --memory --size 1024 2048
 
 Without configs: Mask R-CNN R-50-FPN, the same weights in detectron2's DefaultPredictor, in
-torchvision's maskrcnn_resnet50_fpn, and in our Predictor in float32 and, where the hardware has it,
-bfloat16; then DeepFuseFPN in place of FPN. With configs: detectron2's DefaultPredictor on each.
-KEY VALUE pairs at the end override all configs.
+torchvision's maskrcnn_resnet50_fpn, and in our Predictor in each of --engines, in float32 and,
+where the hardware has it, bfloat16; then DeepFuseFPN in place of FPN. With configs: detectron2's
+DefaultPredictor on each. KEY VALUE pairs at the end override all configs.
 
 An image goes the whole way from pixels (H, W, 3) to instances with pasted masks. Every round runs
 every candidate once; printed are medians, and medians of ratios within a round. Without
@@ -84,6 +84,10 @@ def main(argv: list[str] | None = None) -> int:
         "--clock", choices=list(CLOCKS), default="wall",
         help="cpu: what this process computes, whatever else the machine does",
     )  # fmt: skip
+    parser.add_argument(
+        "--engines", nargs="+", default=["native"], metavar="NAME",
+        help="of our Predictor; see deepfuse_d2/inference/engines (default: native)",
+    )  # fmt: skip
     parser.add_argument("--memory", action="store_true", help="measure memory in place of time")
     args = parser.parse_intermixed_args(argv)
     warnings.filterwarnings("ignore")
@@ -94,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print(report_times(configs, overrides, args))
     except UserError as error:
-        print(f"benchmark_inference.py: {error}", file=sys.stderr)
+        print(f"benchmarks.inference: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -157,22 +161,27 @@ def peers(overrides: list[str], images: list, args: argparse.Namespace) -> list[
     device = torch.device(cfgs[0].MODEL.DEVICE)
     lower = choose_dtype("auto", device)
     size, deep_size = parameters(model), parameters(deep)
-    candidates = [
+    dtypes = [torch.float32] if lower is torch.float32 else [torch.float32, lower]
+    return [
         Candidate("detectron2", StockPredictor(cfgs[0], model), size),
         Candidate("torchvision", TorchvisionPredictor(model, cfgs[0]), size),
-        ours("ours, float32", model, cfgs[0], "float32", args),
+        *(ours("ours", model, cfgs[0], dtype, x, args) for x in args.engines for dtype in dtypes),
         Candidate("detectron2, DeepFuseFPN", StockPredictor(cfgs[1], deep), deep_size),
-        ours("ours, DeepFuseFPN, float32", deep, cfgs[1], "float32", args),
+        *(
+            ours("ours, DeepFuseFPN", deep, cfgs[1], dtype, x, args)
+            for x in args.engines
+            for dtype in dtypes
+        ),
     ]
-    if lower is not torch.float32:
-        name = str(lower).removeprefix("torch.")
-        candidates.insert(3, ours(f"ours, {name}", model, cfgs[0], lower, args))
-        candidates.append(ours(f"ours, DeepFuseFPN, {name}", deep, cfgs[1], lower, args))
-    return candidates
 
 
-def ours(name: str, model, cfg: CfgNode, dtype, args: argparse.Namespace) -> Candidate:
-    predictor = Predictor.from_model(model, cfg, dtype=dtype, batch_size=args.batch)
+def ours(
+    name: str, model, cfg: CfgNode, dtype: torch.dtype, engine: str, args: argparse.Namespace
+) -> Candidate:
+    name = f"{name}, {str(dtype).removeprefix('torch.')}"
+    if engine != "native":
+        name += f", {engine}"
+    predictor = Predictor.from_model(model, cfg, dtype=dtype, engine=engine, batch_size=args.batch)
     everything = predictor if args.batch > 1 else None
     return Candidate(name, predictor, parameters(model), everything)
 

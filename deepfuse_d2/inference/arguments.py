@@ -39,6 +39,7 @@ _ALLOWED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda x: isinstance(x, (bool, str)) or callable(x),
         "True, False or a backend of torch.compile",
     ),
+    "engine": (lambda x: isinstance(x, str), 'a name such as "auto", "native" or "openvino"'),
     "workers": _COUNT,
     "max_pixels": _COUNT,
     "errors": (lambda x: x in ("raise", "return"), '"raise" or "return"'),

@@ -76,6 +76,7 @@ class Predictor:
         optimize: bool = True,
         dtype: torch.dtype | str = "float32",
         compile: bool | str | Callable = False,
+        engine: str = "auto",
         workers: int = 2,
         max_pixels: int = MAX_PIXELS,
         errors: str = "raise",
@@ -103,7 +104,8 @@ class Predictor:
             augment: average over scales and mirrored images (TEST.AUG; DEEPFUSE_D2.TEST.SEM_SEG of
                 semantic models).
             optimize: see :func:`optimize_for_inference`; False runs the model as it is.
-            dtype, compile: see :func:`optimize_for_inference`.
+            dtype, compile, engine: see :func:`optimize_for_inference`; with optimize=False or
+                `compile`, "auto" is "native".
             workers: threads that read and resize images, and as many that paste masks.
             max_pixels: larger images are refused.
             errors: "raise" what goes wrong with an image, or "return" the error, whatever it is and
@@ -112,7 +114,8 @@ class Predictor:
         check_arguments(
             score_threshold=score_threshold, batch_size=batch_size, tile=tile,
             tile_overlap=tile_overlap, augment=augment, optimize=optimize, dtype=dtype,
-            compile=compile, workers=workers, max_pixels=max_pixels, errors=errors,
+            compile=compile, engine=engine, workers=workers, max_pixels=max_pixels,
+            errors=errors,
         )  # fmt: skip
         _check_output(output)
         opts = checked_opts(opts)
@@ -151,7 +154,11 @@ class Predictor:
         self.output, self.errors, self.max_pixels = output, errors, max_pixels
         self.batch_size, self.workers = batch_size, workers
         if optimize:
-            model = optimize_for_inference(model, dtype, compile, score_threshold=score_threshold)
+            if engine == "auto" and compile:
+                engine = "native"
+            model = optimize_for_inference(
+                model, dtype, compile, engine=engine, score_threshold=score_threshold
+            )
         if dense:
             model = copy.copy(model)
             dense_inference = _dense_inference(cfg, tile, tile_overlap, augment)
@@ -178,6 +185,7 @@ class Predictor:
         optimize: bool = True,
         dtype: torch.dtype | str = "float32",
         compile: bool | str | Callable = False,
+        engine: str = "auto",
         workers: int = 2,
         max_pixels: int = MAX_PIXELS,
         errors: str = "raise",
@@ -189,7 +197,7 @@ class Predictor:
         return cls(
             cfg, model=model, output=output, score_threshold=score_threshold,
             batch_size=batch_size, tile=tile, tile_overlap=tile_overlap, augment=augment,
-            optimize=optimize, dtype=dtype, compile=compile, workers=workers,
+            optimize=optimize, dtype=dtype, compile=compile, engine=engine, workers=workers,
             max_pixels=max_pixels, errors=errors,
         )  # fmt: skip
 

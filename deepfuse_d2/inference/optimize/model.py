@@ -12,6 +12,7 @@ from ...kernels.capabilities import can_pack
 from ...kernels.packed_conv import InferenceConv2d, replace_convolutions
 from ...kernels.roi_pool import TableROIPooler
 from ...modeling.meta_arch.protocol import example_of, has_inputs, inputs_of, takes_image_alone
+from ..engines.build import build_engine, parts_of, run_in_engine
 from .blocks import fuse_blocks
 from .fold import fold_norms
 from .heads import (
@@ -45,6 +46,7 @@ def optimize_for_inference(
     dtype: torch.dtype | str = torch.float32,
     compile: bool | str | Callable = False,
     *,
+    engine: str = "native",
     score_threshold: float | None = None,
 ) -> nn.Module:
     """Return a faster model for inference with the predictions of `model`, which stays as it is.
@@ -65,6 +67,9 @@ def optimize_for_inference(
         compile: hand the networks in the model (backbone and heads) to ``torch.compile``. True
             takes its default backend, which needs a C++ compiler on a CPU; or name a backend. The
             first image of each size then takes a minute or so.
+        engine: what computes the dense parts, see :mod:`deepfuse_d2.inference.engines`: "native"
+            for modules of ours, "auto" for the fastest of what is installed, or its name. A part
+            that an engine cannot take stays in "native", which the log says.
         score_threshold: detections with a lower score are dropped before their masks are computed;
             None keeps the threshold of the model. It can only rise.
 
@@ -82,9 +87,13 @@ def optimize_for_inference(
     dtype = choose_dtype(dtype, device)
     # the compiler arranges filters and fuses operations itself
     pack = can_pack(device) and not compile
+    runtime = build_engine(engine, device)
+    if runtime is not None and compile:
+        raise ConfigError(f'Choose engine="{engine}" or compile={compile!r}, not both.')
 
     backbone = getattr(model, "backbone", None)
     folded = fold_norms(model, *_observable(model))
+    sources = parts_of(model) if runtime is not None else {}
     on_cpu = device.type == "cpu"
     flatten_channels_last(model)
     if on_cpu:
@@ -112,6 +121,8 @@ def optimize_for_inference(
         _raise_threshold(model, score_threshold)
     if compile:
         _compile(model, compile)
+    if runtime is not None:
+        run_in_engine(model, sources, runtime, dtype, fastest=engine == "auto")
     logging.getLogger(__name__).info(
         "For inference: %d norms folded, %d convolutions, %s on %s%s",
         folded, convolutions, dtype, device, ", compiled" if compile else "",
