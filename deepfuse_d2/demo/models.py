@@ -14,8 +14,7 @@ from detectron2.structures import Instances
 from ..config.loading import load_config
 from ..errors import ConfigError
 from ..inference import Predictor
-from ..inference.results import labels_of_logits
-from ..modeling.postprocessing.unpasted import scale_unpasted
+from ..inference.results import labels_of_logits, scaled_instances
 
 __all__ = ["DemoModel", "TrainedModel", "find_models"]
 
@@ -84,11 +83,9 @@ class DemoModel(Predictor):
 
     def _convert(self, prepared: Any, raw: Any, output: str) -> dict[str, Any]:
         """See :class:`.Predictor`; `raw` is what heads leave, or what the model returns."""
-        if isinstance(raw, Instances):
-            return {"instances": _small(scale_unpasted(raw, *prepared.size))}
-        found = {}
+        found: dict[str, Any] = {}
         if "instances" in raw:
-            found["instances"] = _small(raw["instances"])
+            found["instances"] = _small(scaled_instances(raw["instances"], *prepared.size))
         if "sem_seg" in raw:
             found["labels"] = labels_of_logits(raw["sem_seg"]).numpy()
         if not found:

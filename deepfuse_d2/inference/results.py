@@ -32,6 +32,7 @@ __all__ = [
     "convert_predictions",
     "convert_proposals",
     "labels_of_logits",
+    "scaled_instances",
 ]
 
 #: native: detectron2's Instances, or a label map (H, W); see :class:`.Predictor` for the others
@@ -70,7 +71,7 @@ class DetectedInstances:
     @classmethod
     def of(cls, raw: Instances, height: int, width: int) -> "DetectedInstances":
         """From what the heads give, or the whole model, for an image of that size."""
-        instances = _scaled(raw, height, width)
+        instances = scaled_instances(raw, height, width)
         boxes = instances.pred_boxes.tensor
         crops = None
         if instances.has("pred_masks") and instances.pred_masks.ndim == 4:
@@ -119,7 +120,7 @@ def convert(
         metadata: of the data set, for its category ids.
     """
     if output == "native":
-        result = _scaled(raw, height, width)
+        result = scaled_instances(raw, height, width)
         if result.has("pred_masks") and result.pred_masks.ndim == 4:
             _check_memory(len(result), height, width)
             result.pred_masks = paste_masks(
@@ -283,7 +284,7 @@ def _given_ids(contiguous_ids: dict[int, int] | None) -> dict[int, int]:
     return {contiguous: given for given, contiguous in (contiguous_ids or {}).items()}
 
 
-def _scaled(raw: Instances, height: int, width: int) -> Instances:
+def scaled_instances(raw: Instances, height: int, width: int) -> Instances:
     """For an image of that size; what the model has finished already is returned as it is."""
     if raw.has("pred_masks") and raw.pred_masks.ndim == 3:
         return raw

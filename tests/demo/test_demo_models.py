@@ -87,12 +87,13 @@ def test_what_is_no_image_is_named(tmp_path):
         predicting({"sem_seg": torch.zeros(2, 2)})(tmp_path / "notes.png")
 
 
-def test_masks_stay_unpasted_and_are_those_of_the_predictor(tiny_opts):
+@pytest.mark.parametrize("size", [(64, 128), (40, 100), (150, 170)])
+def test_masks_stay_unpasted_and_are_those_of_the_predictor(tiny_opts, size):
     opts = [*tiny_opts, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.01"]
     opts += ["TEST.DETECTIONS_PER_IMAGE", "5", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
     cfg = get_config("MiniCity/mask_rcnn_R_18_FPN_quick", opts)
     model = build_model(cfg)
-    image = np.random.default_rng(0).integers(0, 255, (64, 128, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     ours = DemoModel.from_model(model, cfg, optimize=False)(image)["instances"]
     expected = Predictor.from_model(model, cfg, optimize=False)(image)
     assert len(ours) == len(expected) == 5
@@ -100,9 +101,9 @@ def test_masks_stay_unpasted_and_are_those_of_the_predictor(tiny_opts):
     order = torch.argsort(expected.scores, descending=True, stable=True)
     torch.testing.assert_close(ours.scores, expected.scores[order])
     torch.testing.assert_close(ours.pred_boxes.tensor, expected.pred_boxes.tensor[order])
-    crops = crops_of_instances(ours, (64, 128), "toy")
+    crops = crops_of_instances(ours, size, "toy")
     for (top, left, inside), mask in zip(crops, expected.pred_masks[order].numpy(), strict=True):
-        drawn = np.zeros((64, 128), bool)
+        drawn = np.zeros(size, bool)
         drawn[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
         np.testing.assert_array_equal(drawn, mask)
 
