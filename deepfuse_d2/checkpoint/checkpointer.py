@@ -55,6 +55,8 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.min_match = min_match
         self.final_safetensors = final_safetensors
+        #: Names of the classes of instances that are learned, in order; stored with the weights.
+        self.thing_classes: list[str] = []
         self._resuming = False
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -64,6 +66,8 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
         data = {"model": self.model.state_dict()}
         data |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         data |= kwargs
+        if self.thing_classes:
+            data["thing_classes"] = list(self.thing_classes)
         assert os.path.basename(name) == name, name
         target = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {target}")

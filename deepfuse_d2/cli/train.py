@@ -67,6 +67,7 @@ def train(args: argparse.Namespace):
     """Set up, then train; or evaluate alone, with ``args.eval_only``."""
     from ..checkpoint import DeepFuseCheckpointer
     from ..engine import Trainer, setup
+    from ..engine.preflight import check_classes
 
     cfg = setup(args)
     if args.eval_only:
@@ -74,7 +75,8 @@ def train(args: argparse.Namespace):
         checkpointer = DeepFuseCheckpointer(
             model, cfg.OUTPUT_DIR, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH
         )
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        found = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        check_classes(cfg, model, found.get("thing_classes") or (), training=False)
         return Trainer.evaluate(cfg, model)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

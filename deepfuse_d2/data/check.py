@@ -24,6 +24,7 @@ from .check_annotations import check_annotations
 from .images import read_image
 from .label_images import read_labels
 from .problems import collect_problems
+from .records.tally import tally_of
 
 __all__ = ["Facts", "Problem", "Report", "check_dataset", "duplicates_between"]
 
@@ -104,6 +105,7 @@ def check_dataset(
     except DatasetError as error:
         problems.append(Problem(True, str(error)))
     problems += [Problem(True, text) for text in damaged]
+    problems += [Problem(False, f"{name}: {line}.") for line in tally_of(name).lines()]
     metadata = MetadataCatalog.get(name)
     report = Report(
         name,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import TrainerBase
@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import DeepFuseCheckpointer
 from ..config.building import build_model
+from ..data.loader.records import load_records
 from ..data.loader.test_loader import TestLoader, build_test_loader
 from ..data.loader.train_loader import TrainLoader, build_train_loader
 from ..data.mappers.build import build_mapper
@@ -31,6 +32,7 @@ from ..modeling.postprocessing.unpasted import for_evaluator
 from .distributed.data_parallel import distribute, local_norms_on_cpu
 from .evaluators import build_evaluator, check_evaluators
 from .hooks import EvaluateAverage, TrainingStopped, build_monitor_hooks
+from .preflight import check_classes, check_masks, check_way
 from .resume.checkpoints import resumable_hooks
 from .resume.trainer import ResumableTrainer
 from .solver.ema import AverageWeights, build_average
@@ -78,7 +80,11 @@ class Trainer(ResumableTrainer):
         retain_freed_memory(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
+        if len(cfg.DATASETS.TRAIN) > 1:  # before their records are mixed
+            check_classes(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        check_classes(cfg, model)
+        check_masks(cfg, data_loader.records, ", ".join(cfg.DATASETS.TRAIN))
         model = distribute(cfg, compile_by_config(cfg, model))
         self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -89,6 +95,8 @@ class Trainer(ResumableTrainer):
             final_safetensors=cfg.DEEPFUSE_D2.SOLVER.FINAL_SAFETENSORS,
             trainer=weakref.proxy(self),
         )
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        self.checkpointer.thing_classes = list(metadata.get("thing_classes") or ())
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -101,6 +109,8 @@ class Trainer(ResumableTrainer):
         Returns:
             Results of the last evaluation, a nested dict; None off the main process.
         """
+        if self.cfg.DEEPFUSE_D2.SOLVER.SAFETY.CHECK_FIRST and self.start_iter == 0:
+            check_way(self)
         with contextlib.suppress(TrainingStopped):
             super().train()
         if not comm.is_main_process():
@@ -187,7 +197,7 @@ class Trainer(ResumableTrainer):
         mapper = build_mapper(mapper_name_of(meta_arch_of(cfg)), cfg, "train")
         records = None
         if cfg.DEEPFUSE_D2.INPUT.MIN_INSTANCE_AREA:
-            records = get_detection_dataset_dicts(
+            records = load_records(
                 cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
             )
             if "annotations" in records[0]:
@@ -226,6 +236,7 @@ class Trainer(ResumableTrainer):
             evaluators = [evaluators]
         if not evaluators:
             check_evaluators(cfg)
+            check_classes(cfg, model, training=False)
         results = OrderedDict()
         for index, name in enumerate(cfg.DATASETS.TEST):
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)

@@ -5,6 +5,7 @@ import pycocotools.mask as mask_util
 import pytest
 
 from deepfuse_d2.data.mappers.filtering import drop_small_instances, instance_area
+from deepfuse_d2.errors import DatasetError
 
 
 def annotation(side, crowd=0):
@@ -25,7 +26,8 @@ def test_instances_under_the_area_go_and_those_of_it_stay():
 
 def test_images_without_an_instance_go_and_groups_do_not_keep_them():
     records = [record(annotation(5)), record(annotation(5), annotation(30, crowd=1))]
-    assert drop_small_instances(records, 100) == []
+    with pytest.raises(DatasetError, match=r"All 2 instances .*Lower .*MIN_INSTANCE_AREA"):
+        drop_small_instances(records, 100)
 
 
 def test_groups_stay_whatever_their_size():

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from deepfuse_d2.data.mappers import image_reading
 from deepfuse_d2.data.mappers.instance_mapper import InstanceMapper, build_instance_mapper
 from deepfuse_d2.data.mappers.placement import resized_positions
 from deepfuse_d2.data.mappers.record_mapper import RecordMapper
-from deepfuse_d2.errors import DatasetError
+from deepfuse_d2.errors import ConfigError, DatasetError
+from deepfuse_d2.structures.annotation_masks import to_rle
 from deepfuse_d2.structures.run_lengths import decode_counts
 
 
@@ -228,3 +230,28 @@ def test_augmentations_that_look_at_pixels_are_refused():
         InstanceMapper([], image_format="YUV")
     with pytest.raises(ValueError, match="set use_masks"):
         InstanceMapper([], use_masks=False, recompute_boxes=True)
+
+
+def test_polygons_are_cropped_without_a_package_for_it(record):
+    """As the same masks in run lengths, up to the border of the drawn polygon."""
+    square = [4, 3, 18, 3, 18, 14, 4, 14]
+    polygon = {"bbox": [4, 3, 14, 11], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0,
+               "segmentation": [square], "iscrowd": 0}  # fmt: skip
+    runs = {**polygon, "segmentation": to_rle([square], 20, 30)}
+    mapper = InstanceMapper([T.RandomCrop("absolute", (12, 10))], image_format="BGR")
+    for seed in range(6):
+        drawn = []
+        for one in (polygon, runs):
+            np.random.seed(seed)  # noqa: NPY002
+            drawn.append(mapper({**record, "annotations": [one]})["instances"])
+        assert len(drawn[0]) == len(drawn[1])
+        if len(drawn[0]):
+            assert torch.equal(*(one.gt_masks.tensor for one in drawn))
+    assert any(len(one) for one in drawn)
+
+
+def test_cropped_polygons_of_detectron2s_mapper_ask_for_bitmasks_before_the_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "shapely", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs the package shapely\. Set INPUT\.MASK_FORMAT"):
+        build_instance_mapper(config(*CROP, "INPUT.MASK_FORMAT", "polygon"))

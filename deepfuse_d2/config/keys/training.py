@@ -21,6 +21,9 @@ def add(cfg: CN) -> None:
     # Exit code, 1..255, of a training that a cluster tells to make room (SIGTERM, SIGUSR1) and that
     # has written a checkpoint; to be queued again on it. 75 is EX_TEMPFAIL of sysexits.h.
     own.SOLVER.SAFETY.EXIT_CODE = 75
+    # Before the first iteration a few images of each data set go all the way: mapper, losses,
+    # model, evaluation, which must give 100 for predictions made from the ground truth.
+    own.SOLVER.SAFETY.CHECK_FIRST = True
     # Write model_latest before an evaluation within training, so that nothing that happens in it
     # costs more than itself.
     own.SOLVER.SAFETY.CHECKPOINT_BEFORE_EVALUATION = True

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import build_detection_test_loader
 
 from ...errors import DatasetError
 from ..mappers.seeded_mapper import is_damage
+from .records import load_records
 
 __all__ = ["TestLoader", "build_test_loader"]
 
@@ -89,9 +90,7 @@ def build_test_loader(
     if cfg.MODEL.LOAD_PROPOSALS:
         files = zip(cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST, strict=True)
         proposals = [file for name, file in files if name == dataset_name]
-    records = get_detection_dataset_dicts(
-        (dataset_name,), filter_empty=False, proposal_files=proposals
-    )
+    records = load_records((dataset_name,), filter_empty=False, proposal_files=proposals)
     loader = build_detection_test_loader(
         records,
         mapper=_Tolerant(mapper),

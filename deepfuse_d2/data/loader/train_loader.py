@@ -12,7 +12,6 @@ from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetFromList,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 from detectron2.data.samplers import RandomSubsetTrainingSampler
 from detectron2.utils import comm
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from ...errors import ConfigError, DatasetError, TrainingError
 from ..mappers.seeded_mapper import DAMAGED, SeededSamples
 from .batches import Batches, SampleIndex, SamplerState, aspect_groups
+from .records import load_records
 from .workers import explain_dead_workers, start_worker, wait_for_the_step
 
 __all__ = ["TrainLoader", "build_train_loader"]
@@ -187,7 +187,7 @@ def build_train_loader(
             f"processes together, so it must be a multiple of {world_size}."
         )
     if records is None:
-        records = get_detection_dataset_dicts(
+        records = load_records(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE

@@ -3,7 +3,9 @@
 import logging
 
 import pycocotools.mask as mask_util
+from detectron2.structures import BoxMode
 
+from ...errors import DatasetError
 from ...structures.annotation_masks import to_rle
 
 __all__ = ["drop_small_instances", "instance_area"]
@@ -29,10 +31,19 @@ def drop_small_instances(records: list[dict], min_area: float) -> list[dict]:
         "Left out %d instances of less than %g pixels; %d of %d images remain",
         dropped, min_area, len(kept), len(records),
     )  # fmt: skip
+    if records and not kept:
+        raise DatasetError(
+            f"All {dropped} instances have less than {min_area:g} pixels, so nothing is left to "
+            "train on. Lower DEEPFUSE_D2.INPUT.MIN_INSTANCE_AREA; 0 keeps all."
+        )
     return kept
 
 
 def instance_area(annotation: dict, record: dict) -> float:
-    """Pixels of an annotation's mask, run-length encoded or polygons, in the original image."""
+    """Pixels of an annotation's mask, run-length encoded or polygons, in the original image; of its
+    box where it has no mask."""
+    if not annotation.get("segmentation"):
+        box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
+        return float(box[2] * box[3])
     mask = to_rle(annotation["segmentation"], record["height"], record["width"])
     return float(mask_util.area(mask))

@@ -6,6 +6,7 @@ cropped, resized, stacked. Here masks are cropped as runs before they become pix
 and is decoded as far as it is kept (image_reading.py); the record is not copied.
 """
 
+import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from detectron2.data.detection_utils import (
 )
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from ...errors import DatasetError
+from ...errors import ConfigError, DatasetError
 from ...structures.cropped_masks import CroppedMasks
 from ...structures.run_lengths import Runs
 from ..label_images import read_labels
@@ -216,6 +217,14 @@ def _crops(cfg: CfgNode) -> bool:
     return cfg.INPUT.CROP.ENABLED or cfg.DEEPFUSE_D2.INPUT.LARGE_SCALE_JITTER.ENABLED
 
 
+def _ask_for_shapely() -> None:
+    if importlib.util.find_spec("shapely") is None:
+        raise ConfigError(
+            "INPUT.CROP.ENABLED with INPUT.MASK_FORMAT polygon cuts polygons, for which detectron2 "
+            "needs the package shapely. Set INPUT.MASK_FORMAT: bitmask, which needs nothing."
+        )
+
+
 def build_instance_mapper(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """The training mapper of a config: :class:`InstanceMapper` where it does all that is asked.
 
@@ -234,6 +243,8 @@ def build_instance_mapper(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, 
     reason = next((text for text, holds in reasons.items() if holds), None)
     if reason is None:
         return InstanceMapper(cfg)
+    if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+        _ask_for_shapely()
     logging.getLogger(__name__).info(
         "Samples are made as detectron2's mapper makes them: %s", reason
     )
