@@ -12,12 +12,14 @@ import argparse
 from pathlib import Path
 
 from ..errors import DatasetError
+from .arguments import add_config_file
 
 __all__ = ["add_arguments", "check", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="a registered name")
+    add_config_file(parser, required=False, default="", help="for DATASETS.EXTRA")
     parser.add_argument("--output", type=Path, required=True, help="a .png file, or a folder")
     parser.add_argument(
         "--num", type=int, default=12, help="samples, spread evenly over the data set"
@@ -36,6 +38,10 @@ def run(args: argparse.Namespace) -> None:
     from ..visualization import sheet
     from ..visualization.samples import draw_sample, load_samples
 
+    if args.config_file:
+        from ..config.loading import load_config
+
+        load_config(args.config_file, ["MODEL.DEVICE", "cpu"])
     samples = load_samples(args.dataset, args.num)
     tiles = [draw_sample(sample, args.dataset, args.tile_width) for sample in samples]
     file = args.output if args.output.suffix == ".png" else args.output / f"{args.dataset}.png"

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -23,7 +24,7 @@ from .keys import unread_names
 from .look_up import look_up
 from .values import check_values
 
-__all__ = ["check_config"]
+__all__ = ["check_config", "check_names_of_data_sets"]
 
 _REGISTRIES = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
@@ -59,17 +60,22 @@ def check_config(cfg: CfgNode, *, data_sets: bool = True) -> None:
             look_up(registry, name, key)
     check_values(cfg)
     for key in ("DATASETS.TRAIN", "DATASETS.TEST") if data_sets else ():
-        for name in values[key]:
-            if name not in DatasetCatalog:
-                near = difflib.get_close_matches(name, DatasetCatalog.list(), n=5, cutoff=0.4)
-                raise DatasetError(
-                    f'{key} names the data set "{name}", which is not registered. '
-                    + (f"Did you mean: {', '.join(near)}? " if near else "")
-                    + "datasets/README.md lists them and says how to register your own."
-                )
+        check_names_of_data_sets(key, values[key])
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not os.path.isfile(weights):
         raise WeightsError(
             f'MODEL.WEIGHTS = "{weights}" does not exist (folder: {os.getcwd()}). Give an existing '
             'file, or MODEL.WEIGHTS "" to start from random weights.'
         )
+
+
+def check_names_of_data_sets(key: str, names: Sequence[str]) -> None:
+    """Raise a DatasetError for a name, given by `key`, that is not registered."""
+    for name in names:
+        if name not in DatasetCatalog:
+            near = difflib.get_close_matches(str(name), DatasetCatalog.list(), n=5, cutoff=0.4)
+            raise DatasetError(
+                f'{key} names the data set "{name}", which is not registered. '
+                + (f"Did you mean: {', '.join(near)}? " if near else "")
+                + "datasets/README.md lists them and says how to register your own."
+            )

@@ -8,10 +8,10 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import DatasetError
-from ..records.coco import read_coco
+from ..records.coco import Annotations, read_coco, records_of_coco
 from ..records.tally import keep_tally
 
-__all__ = ["load_coco", "take_over_coco"]
+__all__ = ["clean_records", "load_coco", "take_over_coco"]
 
 
 def load_coco(
@@ -40,6 +40,21 @@ def load_coco(
         found = read_coco(json_file, images, classes=classes, crowds_are_objects=crowds_are_objects)
     except DatasetError as error:
         raise DatasetError(f'Data set "{name}": {error}') from error
+    return _noted(name, found)
+
+
+def clean_records(
+    name: str, content: dict[str, Any], images: str, *, classes: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """As :func:`load_coco`, from COCO's content that a reader of another format has made."""
+    try:
+        found = records_of_coco(content, images, classes=classes)
+    except DatasetError as error:
+        raise DatasetError(f'Data set "{name}": {error}') from error
+    return _noted(name, found)
+
+
+def _noted(name: str, found: Annotations) -> list[dict[str, Any]]:
     keep_tally(name, found.tally)
     metadata = MetadataCatalog.get(name)
     ids = {original: number for number, original in enumerate(found.category_ids)}

@@ -32,13 +32,18 @@ class Pair(NamedTuple):
 
 
 def pair_by_stem(
-    images: str | os.PathLike, labels: str | os.PathLike, label_suffix: str | None = None
+    images: str | os.PathLike,
+    labels: str | os.PathLike,
+    label_suffix: str | None = None,
+    *,
+    skip_suffix: str | None = None,
 ) -> list[Pair]:
     """Finds the label file of the same stem for every image of a folder, sorted by stem.
 
     Args:
         label_suffix: what follows the stem in the name of a label file, such as "_mask.png"; by
             default the first there is of :data:`LABEL_SUFFIXES`.
+        skip_suffix: files that end so are no images, where both lie in one folder.
 
     Raises:
         DatasetError: a folder does not exist or is empty, or an image has no label file.
@@ -50,6 +55,8 @@ def pair_by_stem(
     # of several formats of one image the last counts: .png
     for name in sorted(os.listdir(images), key=lambda name: (name.lower().endswith(".png"), name)):
         stem, suffix = os.path.splitext(name)
+        if skip_suffix and name.endswith(skip_suffix):
+            continue
         if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
             stems[stem] = os.path.abspath(os.path.join(images, name))
     if not stems:

@@ -243,7 +243,7 @@ def build_instance_mapper(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, 
     reason = next((text for text, holds in reasons.items() if holds), None)
     if reason is None:
         return InstanceMapper(cfg)
-    if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+    if _crops(cfg) and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
         _ask_for_shapely()
     logging.getLogger(__name__).info(
         "Samples are made as detectron2's mapper makes them: %s", reason

@@ -36,6 +36,8 @@ def clean_segmentation(raw: Any, height: int, width: int) -> tuple[list | dict |
         return None, ""
     if isinstance(raw, dict):
         return _clean_rle(raw, height, width), ""
+    if isinstance(raw, str) and len(raw) < 40:
+        raise Unusable(f"it is {raw!r}, which has no area")
     if not isinstance(raw, list):
         raise Unusable(f"its mask is a {type(raw).__name__}; polygons or RLE are known")
     limit = _FAR * max(height, width)

@@ -10,7 +10,7 @@ from ....errors import ConfigError, DatasetError
 from ..catalog import register_dataset
 from .base import ENTRY_MARK, Format
 
-__all__ = ["SUBSET"]
+__all__ = ["SUBSET", "metadata_of_part"]
 
 
 def _check(where: str, entry: dict[str, Any]) -> None:
@@ -23,7 +23,7 @@ def _check(where: str, entry: dict[str, Any]) -> None:
 
 def _register(entry: dict[str, Any]) -> None:
     load = functools.partial(_load, entry)
-    register_dataset(entry["NAME"], load, _metadata(entry["OF"]), replace=True)
+    register_dataset(entry["NAME"], load, metadata_of_part(entry["OF"]), replace=True)
 
 
 def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
@@ -35,11 +35,11 @@ def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
             f"{len(records)}; ask for fewer."
         )
     # some loaders name the classes only now
-    MetadataCatalog.get(name).set(**_metadata(source))
+    MetadataCatalog.get(name).set(**metadata_of_part(source))
     return [records[index * len(records) // count] for index in range(count)]
 
 
-def _metadata(source: str) -> dict[str, Any]:
+def metadata_of_part(source: str) -> dict[str, Any]:
     """Metadata of the source, but not its COCO file: an evaluator would miss what is left out."""
     metadata = MetadataCatalog.get(source).as_dict()
     return {key: metadata[key] for key in metadata if key not in ("name", "json_file", ENTRY_MARK)}
