@@ -6,9 +6,25 @@ import detectron2.layers
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["UnsyncedBatchNorm", "get_norm"]
+__all__ = ["FixedBatchNorm2d", "UnsyncedBatchNorm", "get_norm"]
 
 _GROUPS = 32  # of detectron2's "GN"
+
+
+class FixedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose statistics stay what they are, while its scale and shift learn.
+
+    Between the two of detectron2: BN follows the batch, and FrozenBN learns nothing. It is what
+    "norm_eval" of mmdetection makes of a batch norm. Parameters and buffers are those of BN.
+    """
+
+    def train(self, mode: bool = True) -> "FixedBatchNorm2d":
+        """Evaluation mode, always."""
+        return super().train(False)
+
+    def __init__(self, num_features: int, eps: float = 1e-5):
+        super().__init__(num_features, eps)
+        self.train(False)
 
 
 class UnsyncedBatchNorm(nn.SyncBatchNorm):

@@ -92,7 +92,15 @@ MOBILENET = {**POWERS, "res1.0.conv2": 5, "res4a.0.conv1": 2, "res5a.2.conv3": 1
             vit,
             {"pos_embed": 4, "patch_embed.proj": 4, "blocks.0.mlp.fc1": 3, "blocks.2.mlp.fc1": 1},
         ),
-        (swin, {"patch_embed.proj": 3, "layers.0.blocks.1.mlp.fc1": 2, "norm0": 1, "norm1": 1}),
+        (
+            swin,
+            {
+                "patch_embed.proj": 3,
+                "layers.0.blocks.1.mlp": 2,
+                "layers.0.downsample": 1,
+                "norm0": 2,
+            },
+        ),
         (deepfuse_resnet, {**POWERS, "fuse_low_to_high.res3": 3}),
         (mobilenet, MOBILENET),
         (

@@ -55,6 +55,11 @@ def level(name):
     return int(name.removeprefix("res").removeprefix("p"))
 
 
+def follows_the_batch(module):
+    """Whether it is a batch norm that is trained; FixedBN never is."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+
+
 def loss_of(features):
     """A different weight for every value, so that no norm can make the sum a constant."""
     generator = torch.Generator().manual_seed(1)
@@ -157,7 +162,7 @@ class BackboneSuite:
 
     def test_training_follows_the_batch_and_its_statistics(self):
         network = self.build()
-        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = [m for m in network.train().modules() if follows_the_batch(m)]
         assert norms, "the suite builds with live batch norms; see backbone_config"
         before = [norm.running_mean.clone() for norm in norms]
         image = self.images(2, 64, 64)
@@ -304,7 +309,7 @@ class BackboneSuite:
         assert trained == sorted(set(trained), reverse=True), "each step freezes more"
         assert trained[-1] == 0
         # nothing is left that follows the batch
-        assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+        assert not any(follows_the_batch(m) for m in network.modules())
         perturb_norms(network)
         image = self.images(2, 64, 64)
         expected, found = network.eval()(image), network.train()(image)
@@ -316,4 +321,4 @@ class BackboneSuite:
             pytest.skip("has a norm of its own")
         network = self.build(self.norm_key, "FrozenBN")
         assert any(isinstance(m, FrozenBatchNorm2d) for m in network.modules())
-        assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+        assert not any(follows_the_batch(m) for m in network.modules())

@@ -63,7 +63,7 @@ def timm():
         (timm, PLAIN, [1, 2, 3, 4, 5]),
         (
             lambda: SwinTransformer(embed_dim=8, depths=(1, 1), num_heads=(1, 1), out_indices=(1,)),
-            ["stem", "layers.0", "layers.1"],
+            ["stem", "p0", "p1"],
             [1, 2, 3],
         ),
         (

@@ -127,3 +127,29 @@ def add(cfg: CN) -> None:
     #   before it; 0 and 1 are the stem's), WIDTH (default: NAME's at that level), REPEATS (1), ADD
     #   (blocks of the same shape, not resampled; []), OUTPUT (False), UNUSED (False; not built)
     cfg.MODEL.SPINENET.BLOCKS = []
+
+    # build_composite_backbone: CBNet (arXiv 1909.03625), CBNetV2 (arXiv 2107.00420). These are the
+    # defaults of the latter, but for its losses on assistants; docs/backbones.md.
+    cfg.MODEL.COMPOSITE = CN()
+    # The networks, any name in detectron2's BACKBONE_REGISTRY whose stages follow one another; ""
+    # takes MODEL.NECK.BOTTOM_UP, where no neck uses that.
+    cfg.MODEL.COMPOSITE.BOTTOM_UP = ""
+    # How many, 2 or more; the last is the lead, the others are its assistants.
+    cfg.MODEL.COMPOSITE.NUM_BACKBONES = 2
+    # What flows into a stage of the next network: "slc" (the same level), "ahlc" (the level above,
+    # as in CBNet), "allc" (the level below), "dhlc" (all levels above, as in CBNetV2).
+    cfg.MODEL.COMPOSITE.STYLE = "dhlc"
+    # So many stages of the lead, from 0 to all, are left out; it goes on from the assistant's.
+    cfg.MODEL.COMPOSITE.PRUNE = 1
+    # Connections start as 0: weights of one network in all of them are the network they come from.
+    cfg.MODEL.COMPOSITE.ZERO_INIT = True
+    # The lead starts from the result of the assistant's stem; with PRUNE above 0 it does anyway.
+    cfg.MODEL.COMPOSITE.SHARE_STEM = True
+    # One network's weights in place of NUM_BACKBONES, of which each run has another input.
+    cfg.MODEL.COMPOSITE.SHARE_WEIGHTS = False
+    # Norm of the connections: "FixedBN" (a scale and a shift that learn, statistics that stay as
+    # they are, as in both papers' code), or a name for detectron2's get_norm; "" for none.
+    cfg.MODEL.COMPOSITE.NORM = "FixedBN"
+    # Training also applies neck and heads to each assistant, with losses of these weights, 0 or
+    # more, one for each; [] or 0: none. CBNetV2 has [0.5], with three networks [0.5, 1.0].
+    cfg.MODEL.COMPOSITE.ASSISTANT_WEIGHTS = []

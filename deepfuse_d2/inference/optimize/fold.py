@@ -16,10 +16,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ...layers.norm import FixedBatchNorm2d
+
 __all__ = ["fold_norms"]
 
 # Subclasses may do more than the affine map (timm's BatchNormAct2d, for one).
-_NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
+_NORMS = (
+    FrozenBatchNorm2d,
+    FixedBatchNorm2d,
+    nn.BatchNorm2d,
+    nn.SyncBatchNorm,
+    NaiveSyncBatchNorm,
+)
 # What looks at a tensor without using its values.
 _LOOKS = {"__get__", "dim", "size", "numel", "is_contiguous", "is_floating_point", "stride"}
 

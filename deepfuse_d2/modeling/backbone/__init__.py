@@ -3,6 +3,7 @@
 SpineNet gives {"p3": ..., "p7": ...} and needs no neck.
 """
 
+from .composite import CompositeBackbone, build_composite_backbone
 from .deepfuse_resnet import DeepFuseResNet, build_deepfuse_resnet_backbone
 from .dla import DLA, build_dla_backbone
 from .fishnet import Fish, FishNet
@@ -17,6 +18,7 @@ from .two_scale import TwoScaleBackbone, build_two_scale_backbone
 
 __all__ = [
     "DLA",
+    "CompositeBackbone",
     "DeepFuseResNet",
     "Fish",
     "FishNet",
@@ -27,6 +29,7 @@ __all__ = [
     "StagedBackbone",
     "TimmBackbone",
     "TwoScaleBackbone",
+    "build_composite_backbone",
     "build_deepfuse_resnet_backbone",
     "build_dla_backbone",
     "build_fishnet_backbone",

@@ -38,6 +38,8 @@ class DeepFuseResNet(ResNet):
     a plain backbone holds, always learn.
     """
 
+    why_not_by_stages = "DeepFuse takes the results of several stages at once."
+
     def __init__(
         self,
         stem: nn.Module,

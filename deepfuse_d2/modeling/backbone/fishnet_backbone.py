@@ -46,6 +46,8 @@ class FishNetBackbone(Backbone):
 'res5': (1, 2112, 2, 4)}
     """
 
+    why_not_by_stages = "from the body on, a stage takes results of the tail or the body too."
+
     @configurable
     def __init__(
         self,

@@ -131,12 +131,16 @@ class MobileNetV2(Backbone):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"res2": (N, 24, H/4, W/4), ...}, sizes rounded up; any H and W."""
         outputs = {}
-        x = self.stem(image)
-        for name in self.stage_names:
-            x = getattr(self, name)(x)
+        x = image
+        for name in ("stem", *self.stage_names):
+            x = self.run_stage(name, x)
             if name in self._shapes:
                 outputs[name] = x
         return outputs
+
+    def run_stage(self, name: str, x: Tensor) -> Tensor:
+        """The result of "stem" for the image, or of a stage for that of the one before."""
+        return getattr(self, name)(x)
 
 
 @register(BACKBONE_REGISTRY)

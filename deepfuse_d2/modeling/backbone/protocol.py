@@ -6,12 +6,13 @@ its class (detectron2's ResNet has a list of modules called ``stages``):
 
     stages() -> list[Stage]             in order, the stem first; every one with its parameters
     children_backbones() -> dict        of a wrapper: attribute path -> network inside
-    run_stage(name, x) -> Tensor        where it runs stage by stage; the first takes the image
+    run_stage(name, x) -> Tensor        where it runs stage by stage; see by_stages.py
 
 For detectron2's own networks, and for others that keep its conventions, this file answers:
 
 - ResNet, RegNet and their kind: the children called like features (``res2``, ``s1``) are stages;
-- Swin, ViT, MViT and their kind: the entries of the longest list of modules are stages.
+- Swin: what a feature is called after, with the merging of patches that comes before it;
+- ViT, MViT and their kind: the entries of the longest list of modules are stages.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.swin import SwinTransformer
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import nn
 
@@ -71,6 +73,8 @@ def stages_of(network: Backbone) -> list[Stage]:
     own = getattr(type(network), "stages", None)
     if callable(own):
         return own(network)
+    if isinstance(network, SwinTransformer):
+        return _of_swin(network)
     return _by_feature_names(network) or _by_longest_list(network)
 
 
@@ -142,6 +146,19 @@ def _by_feature_names(network: nn.Module) -> list[Stage]:
     children = dict(network.named_children())
     row = {name: children[name] for name in names if name in children}
     return _with_rest(network, row, names=list(row)) if row else []
+
+
+def _of_swin(network: SwinTransformer) -> list[Stage]:
+    stem = [network.patch_embed] + ([network.absolute_pos_embed] if network.ape else [])
+    stages = [Stage("stem", 1, tuple(stem))]
+    for index, layer in enumerate(network.layers):
+        parts = [*layer.blocks]
+        if index:
+            parts.append(network.layers[index - 1].downsample)
+        if index in network.out_indices:
+            parts.append(getattr(network, f"norm{index}"))
+        stages.append(Stage(f"p{index}", index + 2, tuple(parts)))
+    return stages
 
 
 def _by_longest_list(network: nn.Module) -> list[Stage]:

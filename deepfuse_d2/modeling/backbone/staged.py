@@ -61,20 +61,20 @@ class StagedBackbone(ResNet):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"res2": (N, C_2, H/4, W/4), ...}, sizes rounded up; any H and W."""
         outputs = {}
-        x = self._run("stem", image, outputs)
-        for name in self.stage_names:
-            x = self._run(name, x, outputs)
+        x = image
+        for name in ("stem", *self.stage_names):
+            x = self.run_stage(name, x)
+            if name in self._out_features:
+                outputs[name] = x
         if self.num_classes is not None:
             x = self.linear(torch.flatten(self.avgpool(x), 1))
             if "linear" in self._out_features:
                 outputs["linear"] = x
         return outputs
 
-    def _run(self, name: str, x: Tensor, outputs: dict[str, Tensor]) -> Tensor:
-        x = run_stage(getattr(self, name), x, checkpointed=name in self.checkpoint_stages)
-        if name in self._out_features:
-            outputs[name] = x
-        return x
+    def run_stage(self, name: str, x: Tensor) -> Tensor:
+        """The result of "stem" for the image, or of a stage for that of the one before."""
+        return run_stage(getattr(self, name), x, checkpointed=name in self.checkpoint_stages)
 
 
 def refuse_deformable(cfg: CfgNode, builder: str) -> None:

@@ -21,7 +21,15 @@ from ...errors import ConfigError
 from ..registration import register
 from .protocol import Stage
 from .timm_models import create_timm_model
-from .timm_probe import drop_unused, find_image_sizes, find_parts, find_stages, find_taps
+from .timm_probe import (
+    drop_unused,
+    find_image_sizes,
+    find_parts,
+    find_row,
+    find_stages,
+    find_taps,
+    runs_by_rows,
+)
 
 __all__ = ["TimmBackbone", "build_timm_backbone"]
 
@@ -113,6 +121,7 @@ class TimmBackbone(Backbone):
         # Parameter name -> number of its stage: 1 for the stem, 2 for res2, ...
         self._stage_of = find_stages(body, self._tapped, sizes.example)
         drop_unused(body, self._stage_of)
+        self._row, self._example = find_row(body, self._stage_of), sizes.example
 
         self.body = _with_norm(body, norm, name)
         self._set_statistics(name, body.pretrained_cfg, pixel_mean, pixel_std, image_format)
@@ -209,31 +218,61 @@ class TimmBackbone(Backbone):
                 setattr(self.body.get_submodule(parent), child, _frozen_norm(module))
         return self
 
+    def why_not_by_stages(self) -> str:
+        """Why it cannot be run by :meth:`run_stage`; "" where it can, which is tried."""
+        if "stem" not in self._row:
+            return "no layer comes before its first feature, so that a second network has no start."
+        return (
+            ""
+            if runs_by_rows(self.body, self._row, self._tapped, self._example)
+            else ("run one after the other, its modules do not give its features.")
+        )
+
+    def run_stage(self, name: str, x: Tensor) -> Tensor:
+        """The result (N, C, H, W) of a stage for that of the stage before, or for the image.
+
+        Maps are as large as the network makes them of a padded image; see :meth:`feature`.
+        """
+        if name == "stem":
+            x = self._prepared(x)
+        elif self._channels_innermost:
+            x = x.permute(0, 2, 3, 1)
+        for module in self._row[name]:
+            x = self.body.get_submodule(module)(x)
+        return x.permute(0, 3, 1, 2) if self._channels_innermost else x
+
+    def feature(self, name: str, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """The result of a stage without what the padding of the image has added."""
+        if not self._pads:
+            return x
+        stride = self._out_feature_strides[name]
+        return x[..., : -(-size[0] // stride), : -(-size[1] // stride)]
+
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"res2": (N, C, ceil(H/4), ceil(W/4)), ...} from high to low resolution.
 
         The image is normalised as the config says (see `pixel_mean`).
         """
-        height, width = image.shape[-2:]
+        size = image.shape[-2:]
+        outputs = {}
+        for name, feature in zip(self._tapped, self.body(self._prepared(image)), strict=True):
+            if name == "stem":
+                continue
+            if self._channels_innermost:
+                feature = feature.permute(0, 3, 1, 2)
+            outputs[name] = self.feature(name, feature, size)
+        return outputs
+
+    def _prepared(self, image: Tensor) -> Tensor:
         if self.flip:
             image = image.flip(1)
         if self.rescale:
             image = image * self.scale + self.shift
         # Decided by the model alone, not by the image, so that a trace serves other sizes.
         if self._pads:
-            below, right = self._padding(height, width)
+            below, right = self._padding(*image.shape[-2:])
             image = F.pad(image, (0, right, 0, below))
-        outputs = {}
-        for name, feature in zip(self._tapped, self.body(image), strict=True):
-            if name == "stem":
-                continue
-            if self._channels_innermost:
-                feature = feature.permute(0, 3, 1, 2)
-            if self._pads:
-                stride = self._out_feature_strides[name]
-                feature = feature[..., : -(-height // stride), : -(-width // stride)]
-            outputs[name] = feature
-        return outputs
+        return image
 
     def _padding(self, height: int, width: int) -> tuple[int, int]:
         """Rows below and columns on the right that make an image one of those the model takes."""

@@ -6,7 +6,7 @@ map of an odd image has ceil(H / stride) rows, or which parameters a map depends
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +19,10 @@ __all__ = [
     "drop_unused",
     "find_image_sizes",
     "find_parts",
+    "find_row",
     "find_stages",
     "find_taps",
+    "runs_by_rows",
 ]
 
 _FEATURE_OF_STRIDE = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
@@ -208,6 +210,89 @@ def find_parts(
             for stage, more in find_parts(child, stage_of, inner).items():
                 parts[stage] += more
     return parts
+
+
+def find_row(body: nn.Module, stage_of: Mapping[str, int]) -> dict[str, list[str]]:
+    """Stage ("stem", "res2", ...) -> names of the modules that make it, one after the other.
+
+    A guess by the order in which they stand in `body`, to be tried by :func:`runs_by_rows`. Modules
+    without parameters belong to the stage before a tapped map, the one behind otherwise.
+    """
+    tapped = set(getattr(body, "return_layers", ()))
+    row: dict[str, list[str]] = {}
+    waiting: list[str] = []
+    for name, module in _in_order(body):
+        stages = {
+            stage_of[f"{name}.{parameter}"]
+            for parameter, _ in module.named_parameters()
+            if f"{name}.{parameter}" in stage_of
+        }
+        waiting.append(name)
+        if not stages and name not in tapped:
+            continue
+        stage = max(stages, default=max((_number(s) for s in row), default=1))
+        key = "stem" if stage == 1 else f"res{stage}"
+        if stage == min(set(stage_of.values()) - {1}, default=1) and key not in row:
+            # what pools the stem's result is part of the stem, as in detectron2's networks
+            row.setdefault("stem", []).extend(waiting[:-1])
+            waiting = waiting[-1:]
+        row.setdefault(key, []).extend(waiting)
+        waiting = []
+    return {stage: names for stage, names in row.items() if names}
+
+
+def _number(stage: str) -> int:
+    return 1 if stage == "stem" else int(stage.removeprefix("res"))
+
+
+def _in_order(body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules that timm runs one after the other, if it does."""
+    if hasattr(body, "return_layers"):
+        yield from body.named_children()
+        return
+    children = dict(body.named_children())
+    # timm's wrappers hold the network as their only child
+    prefix, model = (
+        ("", body) if len(children) > 1 else next((f"{n}.", m) for n, m in children.items())
+    )
+    lists = [m for m in model.children() if isinstance(m, (nn.Sequential, nn.ModuleList))]
+    longest = max(lists, key=len, default=None)
+    for name, child in model.named_children():
+        if child is longest:
+            yield from ((f"{prefix}{name}.{i}", m) for i, m in child.named_children())
+        elif any(True for _ in child.parameters()):
+            yield f"{prefix}{name}", child
+
+
+@torch.no_grad()
+def runs_by_rows(
+    body: nn.Module, row: Mapping[str, Sequence[str]], taps: Sequence[str], size: tuple[int, int]
+) -> bool:
+    """Whether the modules of `row`, run one after the other, give the maps that `body` gives.
+
+    Args:
+        taps, size: see :func:`find_stages`.
+    """
+    training = body.training
+    body.eval()
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    image = image.to(next(body.parameters()))
+    try:
+        expected = dict(zip(taps, body(image), strict=True))
+        x, found = image, {}
+        for stage, names in row.items():
+            for name in names:
+                x = body.get_submodule(name)(x)
+            found[stage] = x
+        return all(
+            stage == "stem" or torch.equal(found[stage], feature)
+            for stage, feature in expected.items()
+        )
+    # modules that are not run one after the other do not fit in many ways
+    except Exception:
+        return False
+    finally:
+        body.train(training)
 
 
 def drop_unused(body: nn.Module, used: Collection[str]) -> None:

@@ -28,7 +28,6 @@ class TwoScaleBackbone(Backbone):
         super().__init__()
         self.bottom_up = bottom_up
         self.half_scale = half_scale
-        self.register_load_state_dict_pre_hook(_start_both)
 
     def children_backbones(self) -> dict[str, Backbone]:
         return {"bottom_up": self.bottom_up, "half_scale": self.half_scale}
@@ -52,15 +51,6 @@ class TwoScaleBackbone(Backbone):
         smaller = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
         halves = {f"half_{name}": feature for name, feature in self.half_scale(smaller).items()}
         return self.bottom_up(image) | halves
-
-
-def _start_both(module: TwoScaleBackbone, state_dict: dict, prefix: str, *_) -> None:
-    """Weights that know one network only go to the other one too."""
-    if any(name.startswith(f"{prefix}half_scale.") for name in state_dict):
-        return
-    first = f"{prefix}bottom_up."
-    for name in [name for name in state_dict if name.startswith(first)]:
-        state_dict[f"{prefix}half_scale.{name.removeprefix(first)}"] = state_dict[name]
 
 
 @register(BACKBONE_REGISTRY)

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import Backbone
 from torch import Tensor
 
+from ..backbone.branches import fuse_branches
 from ..backbone.scripting import TracedNetwork
 from .build import NECK_REGISTRY
 from .top_block import build_top_block
@@ -31,7 +32,7 @@ class FPN(modeling.FPN):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
-        return self.fuse(self.bottom_up(x))
+        return fuse_branches(self.fuse, self.bottom_up(x))
 
     def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""

@@ -9,6 +9,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from ...layers import same_size_conv
+from ..backbone.branches import fuse_branches
 from ..backbone.scripting import TracedNetwork
 from .top_block import build_top_block
 
@@ -67,7 +68,7 @@ class Pyramid(Backbone):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> {"p2": (N, C, H/4, W/4), ...} from high to low resolution."""
-        return self.fuse(self.bottom_up(image))
+        return fuse_branches(self.fuse, self.bottom_up(image))
 
     def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features of `in_features`' names and shapes -> {"p2": (N, C, H/4, W/4), ...}.

@@ -1,0 +1,47 @@
+"""Features of the assistants of a composite beside those of its lead, in one dict.
+
+The lead's have their plain names, those of assistant k stand under ``assistant<k>.<name>``. So a
+composite in training gives them to a neck, the neck to the model, and whatever asks for "p2" gets
+the lead's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+__all__ = ["fuse_branches", "join_branches", "split_branches", "weighed"]
+
+_ASSISTANT = "assistant"
+
+
+def join_branches(branches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Features of the networks, the lead's last -> one dict."""
+    joined = dict(branches[-1])
+    for k, features in enumerate(branches[:-1], 1):
+        joined |= {f"{_ASSISTANT}{k}.{name}": feature for name, feature in features.items()}
+    return joined
+
+
+def split_branches(features: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The other way around; one entry where there are no assistants."""
+    branches: dict[str, dict[str, Tensor]] = {"": {}}
+    for name, feature in features.items():
+        branch, dot, own = name.partition(".")
+        if dot and branch.startswith(_ASSISTANT):
+            branches.setdefault(branch, {})[own] = feature
+        else:
+            branches[""][name] = feature
+    lead = branches.pop("")
+    return [*branches.values(), lead]
+
+
+def fuse_branches(
+    fuse: Callable[[dict[str, Tensor]], dict[str, Tensor]], features: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """`fuse`, a neck, over the features of each network by themselves."""
+    return join_branches([fuse(branch) for branch in split_branches(features)])
+
+
+def weighed(losses: Mapping[str, Tensor], weight: float, assistant: int) -> dict[str, Tensor]:
+    """Losses of an assistant as they are logged and added."""
+    return {f"{name}_assistant{assistant}": weight * loss for name, loss in losses.items()}
