@@ -26,6 +26,7 @@ from ..data.loader.train_loader import TrainLoader, build_train_loader
 from ..data.mappers.build import build_mapper
 from ..data.mappers.filtering import drop_small_instances
 from ..evaluation.files import write_json
+from ..modeling.meta_arch.assistants import supervise_assistants
 from ..modeling.meta_arch.augmentation import build_augmented, check_augmentation
 from ..modeling.meta_arch.protocol import mapper_name_of, meta_arch_of
 from ..modeling.postprocessing.unpasted import for_evaluator
@@ -168,6 +169,8 @@ class Trainer(ResumableTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = local_norms_on_cpu(build_model(cfg), cfg.MODEL.DEVICE)
         model = checkpoint_stages(cfg, model)
+        if any(cfg.MODEL.COMPOSITE.ASSISTANT_WEIGHTS):
+            model = supervise_assistants(model, cfg.MODEL.COMPOSITE.ASSISTANT_WEIGHTS)
         if cfg.DEEPFUSE_D2.MODEL.FAST_KERNELS:
             model = use_fast_kernels(model)
         if cfg.DEEPFUSE_D2.MODEL.CHANNELS_LAST:

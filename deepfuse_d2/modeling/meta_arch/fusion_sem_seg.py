@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ...config.look_up import look_up
 from ...errors import ConfigError, config_errors
+from ..backbone.branches import split_branches, weighed
 from ..registration import register
 from ..sem_seg.losses import SemSegLosses, image_level_loss
 from .dense_inference import DenseInference, to_size
@@ -44,6 +45,8 @@ class FusionSemanticSegmentor(nn.Module):
     resizing are computed in float32, under autocast as well.
     """
 
+    # see assistants.py
+    assistant_weights: tuple[float, ...] = ()
     # see protocol.py
     mapper_name = "sem_seg"
     predicts = ("sem_seg",)
@@ -148,7 +151,9 @@ class FusionSemanticSegmentor(nn.Module):
 
     def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of :meth:`inputs`, logits by name: "sem_seg" (N, K, h, w) at the stride of the head."""
-        features = self.backbone(inputs["image"])
+        return self._head(self.backbone(inputs["image"]))
+
+    def _head(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(self.sem_seg_head, SemSegFPNHead):
             # its forward would compute its own loss
             return {"sem_seg": self.sem_seg_head.layers(features)}
@@ -165,7 +170,17 @@ class FusionSemanticSegmentor(nn.Module):
         labels = self._batch(
             [entry["sem_seg"].to(self.device) for entry in batched_inputs], self.ignore_value
         ).tensor.long()
-        outputs = self.outputs({"image": images.tensor})
+        if not self.assistant_weights:
+            return self._losses_of(self.outputs({"image": images.tensor}), labels)
+        *assistants, lead = split_branches(self.backbone(images.tensor))
+        losses = self._losses_of(self._head(lead), labels)
+        pairs = zip(self.assistant_weights, assistants, strict=True)
+        for k, (weight, features) in enumerate(pairs, 1):
+            if weight:
+                losses |= weighed(self._losses_of(self._head(features), labels), weight, k)
+        return losses
+
+    def _losses_of(self, outputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         weights = getattr(self.sem_seg_head, "auxiliary_weights", {})
         # https://github.com/pytorch/pytorch/issues/48163: resizing and losses suffer in half
         # precision
