@@ -66,6 +66,13 @@ def describe(match: Match) -> str:
     for kind, words in explained.items():
         if columns[kind]:
             lines.append(f"{words}: {_first(columns[kind])}")
+    if match.repeated:
+        count = sum(map(len, match.repeated.values()))
+        first, places = next(iter(match.repeated.items()))
+        lines.append(
+            f"{len(match.repeated)} tensors fill {count} places, in networks of one kind: {first} "
+            f"goes to {', '.join(places)}"
+        )
     if match.wrong_shape:
         lines.append(f"wrong shape, start as configured: {_shapes(match.wrong_shape)}")
     return "\n".join(lines)
@@ -137,15 +144,16 @@ def _half_used(match: Match) -> list[str]:
 
     A network may be used up to a stage; a stage of which tensors are left over is another one.
     """
-    known = {name.removeprefix(match.bottom_up).split(".")[0] for name in match.placed}
+    known = {(match.within(name) or name).split(".")[0] for name in match.placed} | match.parts
     return [name for name in match.unexpected if name.split(".")[0] in known]
 
 
 def _module(name: str, match: Match) -> str:
     """Row of the table: the bottom-up network by stage, all else by its first two names."""
     parts = name.split(".")
-    if match.bottom_up and name.startswith(match.bottom_up):
-        return ".".join(parts[: match.bottom_up.count(".") + 1])
+    within = match.within(name)
+    if match.bottom_up and within is not None:
+        return name.removesuffix(within) + within.split(".")[0]
     return ".".join(parts[: min(2, len(parts) - 1)]) or name
 
 

@@ -15,6 +15,7 @@ from .caffe2_names import (
     is_caffe2_resnext_32x8d,
     rename_caffe2,
 )
+from .cbnet_names import is_cbnet, is_cbnet_v2, rename_cbnet, rename_cbnet_v2
 from .fishnet_names import is_fishnet, rename_fishnet
 from .lw_refinenet_names import (
     is_lw_refinenet,
@@ -75,6 +76,20 @@ NO_STD = (1.0, 1.0, 1.0)
 
 # The first that recognises the names is taken, so the more special ones stand first.
 SOURCES = (
+    Source(
+        name="CBNet",
+        recognises=is_cbnet,
+        rename=rename_cbnet,
+        stride_in_1x1=False,
+        **IMAGENET_RGB,
+    ),
+    Source(
+        name="CBNetV2",
+        recognises=is_cbnet_v2,
+        rename=rename_cbnet_v2,
+        stride_in_1x1=False,
+        **IMAGENET_RGB,
+    ),
     Source(
         name="RefineNet, light-weight or not",
         recognises=is_lw_refinenet,
