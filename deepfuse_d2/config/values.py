@@ -5,11 +5,12 @@ Here stands what each key may be. docs/detectron2_keys.md lists all of its keys.
 """
 
 import importlib.util
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, RetinaNet
 from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
@@ -106,6 +107,7 @@ def check_values(cfg: CfgNode) -> None:
     _check_colours(cfg)
     _check_anchors(cfg)
     _check_compiled(values)
+    _tell_unread(cfg, values)
     sampling, sizes = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.MIN_SIZE_TRAIN
     if sampling == "range" and len(sizes) != 2:
         raise ConfigError(
@@ -163,6 +165,18 @@ def _levels_with_anchors(cfg: CfgNode) -> Sequence[str]:
     return (
         cfg.MODEL.RPN.IN_FEATURES if has_rpn and cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN" else ()
     )
+
+
+def _tell_unread(cfg: CfgNode, values: Mapping[str, Any]) -> None:
+    if cfg.MODEL.BACKBONE.NAME != "build_neck_backbone":
+        return
+    defaults = flatten(get_cfg().MODEL.FPN, "MODEL.FPN.")
+    changed = [key for key, value in defaults.items() if values[key] != value]
+    if changed:
+        logging.getLogger(__name__).warning(
+            "%s has no effect under build_neck_backbone; MODEL.NECK describes the neck, the one "
+            "named FPN as well.", ", ".join(changed),
+        )  # fmt: skip
 
 
 def _check_compiled(values: Mapping[str, Any]) -> None:
