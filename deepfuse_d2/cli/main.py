@@ -20,7 +20,7 @@ __all__ = ["COMMANDS", "build_parser", "main", "module_of", "parse", "run", "run
 
 # By what one wants to do; each is a file of this folder.
 COMMANDS = {
-    "Train": ("train", "eval", "find-lr", "ablate", "pretrain", "replay", "submit"),
+    "Train": ("init", "train", "eval", "find-lr", "ablate", "pretrain", "replay", "submit"),
     "Use a model": ("predict", "map", "demo", "compare", "export", "submission"),
     "Data": ("check-data", "visualize-data", "convert-data", "crop-objects"),
     "Networks and weights": ("recipes", "analyze", "count-parameters", "convert"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
-__all__ = ["config_path", "find_config", "list_configs"]
+__all__ = ["base_config", "config_path", "find_config", "list_configs"]
 
 # A wheel has the configs inside the package (setup.py); a source tree has them beside it.
 _FOLDERS = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
@@ -52,6 +52,11 @@ def config_path(name: str) -> Path:
             "deepfuse_d2.config.loading.load_config(file)."
         )
     return _root() / f"{wanted}.yaml"
+
+
+def base_config(name: str) -> Path:
+    """The yaml file of a base that recipes inherit from, such as "Base-MaskRCNN"."""
+    return (_root() / f"{name}.yaml").resolve()
 
 
 def find_config(name: str) -> str:

@@ -33,6 +33,8 @@ from ..modeling.postprocessing.unpasted import for_evaluator
 from .distributed.data_parallel import distribute, local_norms_on_cpu
 from .evaluators import build_evaluator, check_evaluators
 from .hooks import EvaluateAverage, TrainingStopped, build_monitor_hooks
+from .hooks.first_steps import FirstSteps, frozen_though_random
+from .hooks.time_budget import TimeBudget, seconds_of
 from .preflight import check_classes, check_masks, check_way
 from .resume.checkpoints import resumable_hooks
 from .resume.trainer import ResumableTrainer
@@ -128,6 +130,10 @@ class Trainer(ResumableTrainer):
         writers = [hooks.pop()] if comm.is_main_process() else []
         for writer in writers:
             writer._period = self.cfg.MONITOR.PERIOD
+        hooks.append(FirstSteps(frozen_though_random(self.cfg, self.model)))
+        budget = seconds_of(self.cfg.DEEPFUSE_D2.SOLVER.TIME_BUDGET)
+        if budget:
+            hooks.insert(0, TimeBudget(budget, self.cfg))
         average = build_average(self.cfg, self.model)
         if self.cfg.TEST.AUG.ENABLED:
             hooks.append(EvalHook(0, self._test_with_augmentation))

@@ -16,6 +16,10 @@ def add(cfg: CN) -> None:
     # hold code, for handing them on.
     own.SOLVER.FINAL_SAFETENSORS = True
 
+    # Time of a training, such as "90s", "30m" or "1h30m": the schedule is fitted to the speed that
+    # is measured, and SOLVER.MAX_ITER is the most. "" trains SOLVER.MAX_ITER iterations.
+    own.SOLVER.TIME_BUDGET = ""
+
     # When things go wrong; docs/training.md.
     own.SOLVER.SAFETY = CN()
     # Exit code, 1..255, of a training that a cluster tells to make room (SIGTERM, SIGUSR1) and that
