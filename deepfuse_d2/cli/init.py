@@ -5,8 +5,8 @@
     deepfuse init pennfudan_train -o people.yaml && deepfuse train --config-file people.yaml
 
 DATA is a JSON file of COCO, an XML file of CVAT, a data.yaml of YOLO, a folder of these, of
-LabelMe, of PASCAL VOC or of label images, or a registered name. Without --val, its own validation split is
-taken, else a fifth of it. The yaml says in comments what was found and why it is as it is.
+LabelMe, of PASCAL VOC or of label images, or a registered name. Without --val, its own validation
+split is taken, else a fifth of it. The yaml says in comments what was found and why it is as it is.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def frozen_though_random(cfg: CfgNode, model: nn.Module) -> str:
         return ""
     return (
         f"MODEL.WEIGHTS is empty, so the network starts from random numbers, and "
-        f"{' and '.join(parts)} of them are frozen: they stay as they are. Give pretrained weights, "
-        f"or {' and '.join(remedies)}."
+        f"{' and '.join(parts)} of them are frozen: they stay as they are. Give pretrained "
+        f"weights, or {' and '.join(remedies)}."
     )
 
 

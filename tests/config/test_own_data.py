@@ -1,0 +1,92 @@
+"""deepfuse init: a config that fits the data, from whatever people have."""
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from deepfuse_d2.cli.main import main
+from deepfuse_d2.config.loading import load_config
+from deepfuse_d2.data.guessing import find_data
+from deepfuse_d2.engine import Trainer
+from deepfuse_d2.engine.hooks.time_budget import seconds_of
+from deepfuse_d2.errors import ConfigError, DatasetError
+from tests.data.forms import FORMS
+
+
+@pytest.fixture(autouse=True)
+def _catalogs_stay_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(DatasetCatalog)
+    yield
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def path_of(form, folder):
+    entry = FORMS[form](folder)
+    return entry.get("JSON") or entry.get("XML") or entry.get("DATA") or entry.get("ROOT")
+
+
+@pytest.mark.parametrize("form", [x for x in FORMS if "VOC" not in x])
+def test_every_format_is_recognised_and_gets_a_config_that_loads(tmp_path, form, capsys):
+    assert main(["init", path_of(form, tmp_path), "-o", "my.yaml", "--time", "90s"]) == 0
+    assert "objects of" in capsys.readouterr().out
+    cfg = load_config("my.yaml")
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    assert cfg.DEEPFUSE_D2.SOLVER.TIME_BUDGET == "90s"
+    # random weights: nothing of them is frozen
+    assert (cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.NORM) == (0, "GN")
+    counts = [len(DatasetCatalog.get(name)) for name in ("own_train", "own_val")]
+    assert sum(counts) == 3
+    assert min(counts) >= 1
+    assert main(["init", "anything", "-o", "my.yaml"]) == 2
+    assert "is there already; --force" in capsys.readouterr().err
+
+
+def test_a_training_by_such_a_config_ends_in_its_time(tmp_path, tiny_opts, caplog):
+    for number in range(6):
+        ids = np.zeros((64, 64), np.uint16)
+        ids[8:30, 10:30] = 1
+        ids[36:60, 20:50] = 2
+        for folder, image in (("images", np.dstack([ids * 90] * 3).astype(np.uint8)),
+                              ("instances", ids)):  # fmt: skip
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(image).save(tmp_path / folder / f"{number}.png")
+    assert main(["init", str(tmp_path), "-o", "my.yaml", "--time", "6s"]) == 0
+    cfg = load_config("my.yaml", [*tiny_opts, "MODEL.RESNETS.NORM", "BN"])
+    trainer = Trainer(cfg)
+    with caplog.at_level("INFO"):
+        results = trainer.train()
+    assert set(results) == {"bbox", "segm"}
+    assert 5 < trainer.iter < 2000
+    assert trainer.optimizer.param_groups[0]["lr"] < 0.2 * cfg.SOLVER.BASE_LR
+    for told in ("The time is up", "iterations fit into the 6 s", "First iteration:"):
+        assert told in caplog.text
+    assert (tmp_path / cfg.OUTPUT_DIR / "model_final.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400), ("", 0)]
+)
+def test_times_are_read_with_their_units(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["30", "m", "1x", "30 minutes", "-5m"])
+def test_a_time_without_a_unit_is_refused(text):
+    with pytest.raises(ConfigError, match='is no time; give it as "90s"'):
+        seconds_of(text)
+
+
+def test_what_is_no_data_set_says_what_would_be(tmp_path):
+    with pytest.raises(DatasetError, match="does not exist, and is no registered data set"):
+        find_data("nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=r"no data\.yaml .YOLO., no SegmentationObject"):
+        find_data(str(tmp_path / "empty"))
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(DatasetError, match=r"no images beside .* --images FOLDER"):
+        find_data(str(tmp_path / "x.json"))
+    assert find_data("pennfudan_train").val == "pennfudan_val"
