@@ -23,7 +23,7 @@ from tiny_training import (
 
 from deepfuse_d2.engine.anomaly.batch_files import pack, read_batch, unpack, write_batch
 from deepfuse_d2.engine.anomaly.detection import first_not_finite
-from deepfuse_d2.engine.anomaly.out_of_memory import is_out_of_memory
+from deepfuse_d2.engine.anomaly.out_of_memory import explain_out_of_memory, is_out_of_memory
 from deepfuse_d2.engine.resume.checkpoints import Checkpoints
 from deepfuse_d2.errors import ConfigError, TrainingError, WeightsError
 from deepfuse_d2.randomness import get_random_state
@@ -294,6 +294,13 @@ def test_a_full_memory_names_the_batch_the_largest_image_and_what_to_lower(tmp_p
     assert "faults/out_of_memory_0000011_rank0.pth" in message
     train(tiny_config(tmp_path), resume=True)
     assert losses(tmp_path) == losses(whole)
+
+
+@pytest.mark.parametrize(("name", "told"), [("PanopticFPN", True), ("RetinaNet", False)])
+def test_every_r_cnn_is_told_to_look_at_fewer_regions(tmp_path, name, told):
+    cfg = tiny_config(tmp_path, "MODEL.META_ARCHITECTURE", name)
+    advice = explain_out_of_memory(MemoryError(), cfg, [], 1)
+    assert ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 256 (is 512)" in advice) is told
 
 
 def test_other_errors_are_not_taken_for_a_full_memory():

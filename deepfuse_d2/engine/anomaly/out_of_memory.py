@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor
 
+from ...modeling.meta_arch.protocol import meta_arch_of
 from .batch_files import describe_batch
 
 __all__ = ["explain_out_of_memory", "is_out_of_memory"]
@@ -64,7 +66,8 @@ def _advice(cfg: CfgNode, on_gpu: bool, world_size: int) -> list[str]:
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH // 2} (is {cfg.SOLVER.IMS_PER_BATCH}, "
             f"{images} a process), with SOLVER.BASE_LR {cfg.SOLVER.BASE_LR / 2:g}"
         )
-    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+    kind = meta_arch_of(cfg)
+    if isinstance(kind, type) and issubclass(kind, GeneralizedRCNN):
         per_image = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
         found.append(f"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE {per_image // 2} (is {per_image})")
     found.append(
