@@ -1,5 +1,6 @@
 """Recipes by name, from the source tree and from a wheel."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -56,13 +57,13 @@ def test_recipes_of_the_other_meta_architectures_build_and_are_evaluated(name):
         model = build_model(cfg)
     kind = {"retinanet": "RetinaNet", "fcos": "FCOS", "panoptic": "PanopticFPN"}
     assert type(model).__name__ == kind[name.split("/")[1].split("_")[0]]
-    assert sum(p.numel() for p in model.parameters()) > 30e6
+    assert sum(p.numel() for p in model.parameters()) > 10e6
     for dataset in cfg.DATASETS.TEST:
         assert MetadataCatalog.get(dataset).evaluator_type in EVALUATORS
 
 
 def test_there_are_recipes_of_every_meta_architecture_that_the_readme_names():
-    found = {name.split("_R_50")[0] for name in list_configs("COCO/[!m]*")}
+    found = {re.split("_R_50|_SpineNet", name)[0] for name in list_configs("COCO/[!m]*")}
     assert found == {"COCO/retinanet", "COCO/fcos", "COCO/panoptic_fpn"}
 
 
