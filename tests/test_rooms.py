@@ -22,6 +22,7 @@ ROOMS = (
     ("errors", "version"),
     ("files", "randomness"),
     ("checkpoint.array_pickle", "config.flatten", "config.look_up", "config.recipes"),
+    ("checkpoint.tensorflow_bundle",),
     ("checkpoint.safe_load", "config.keys"),
     ("kernels", "layers"),
     ("structures",),

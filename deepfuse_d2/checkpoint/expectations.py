@@ -14,7 +14,7 @@ from detectron2.layers import CNNBlockBase
 from torch import nn
 
 from ..errors import WeightsError
-from .sources.table import Source
+from .sources.table import SOURCES, Source
 
 __all__ = ["check_expectations", "checked_metadata", "expectations_of", "found_in_model", "to_yaml"]
 
@@ -32,7 +32,9 @@ def expectations_of(source: Source) -> dict[str, Any]:
         _STD: None if source.pixel_std is None else list(source.pixel_std),
         _STRIDE: source.stride_in_1x1,
     }
-    return {key: value for key, value in values.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None} | dict(
+        source.settings
+    )
 
 
 def found_in_model(model: nn.Module) -> dict[str, Any]:
@@ -47,6 +49,8 @@ def found_in_model(model: nn.Module) -> dict[str, Any]:
         found[_STRIDE] = True
     elif any(_first_3x3(block).stride != (1, 1) for block in blocks):
         found[_STRIDE] = False
+    for module in model.modules():
+        found |= getattr(module, "settings_of_weights", {})
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -72,6 +76,7 @@ def check_expectations(expected: Mapping[str, Any], found: Mapping[str, Any], or
 def checked_metadata(metadata: Any, path: str) -> tuple[str, dict[str, Any]]:
     """Return name of the source and expectations out of what a file says about itself."""
     kinds = {_FORMAT: _is_format, _MEAN: _is_color, _STD: _is_color, _STRIDE: _is_bool}
+    kinds |= {key: _is_bool for source in SOURCES for key in source.settings}
     try:
         origin, expected = metadata["source"], dict(metadata["expects"])
         good = isinstance(origin, str) and all(kinds[k](v) for k, v in expected.items())

@@ -17,6 +17,7 @@ import torch
 
 from ..errors import DamagedWeightsError, WeightsError
 from .array_pickle import load_pickle_of_arrays
+from .tensorflow_bundle import load_tensorflow_bundle
 
 __all__ = ["METADATA_KEY", "load_file", "load_torch"]
 
@@ -29,8 +30,9 @@ _TORCH_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 def load_file(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
     """Return the contents of a ``.pth``, ``.pkl`` or ``.safetensors`` file, on the CPU.
 
-    The format goes by the suffix of the name, or by `suffix`; what is neither of the last two is
-    read as a file of torch (``.pth``, ``.pt``, ``.tar``, ``.pyth``, ``.bin``).
+    Or of a TensorFlow checkpoint, by its ``.index``. The format goes by the suffix of the name, or
+    by `suffix`; what is none of the last three is read as a file of torch (``.pth``, ``.pt``,
+    ``.tar``, ``.pyth``, ``.bin``).
 
     Raises:
         WeightsError: the file is missing or holds more than weights.
@@ -39,7 +41,11 @@ def load_file(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"The weights file {path} does not exist (folder: {Path.cwd()}).")
-    loaders = {".pkl": load_pickle_of_arrays, ".safetensors": _load_safetensors}
+    loaders = {
+        ".pkl": load_pickle_of_arrays,
+        ".safetensors": _load_safetensors,
+        ".index": load_tensorflow_bundle,
+    }
     loaded = loaders.get(suffix or path.suffix, load_torch)(path)
     if not isinstance(loaded, Mapping):
         raise WeightsError(

@@ -4,8 +4,9 @@
     deepfuse convert res2net50_v1b.pth weights/r2_50.pth --config-file configs/...
     deepfuse convert fishnet150_ckpt.tar --report-only
 
-Reads torchvision's and timm's ResNet, ResNeXt and DLA, Res2Net, FishNet, light-weight RefineNet,
-detectron2's .pkl and .pth, and safetensors, recognised by their names. Nothing in a file is
+Reads torchvision's and timm's ResNet, ResNeXt and DLA, Res2Net, FishNet, SpineNet (TensorFlow's
+model.ckpt.index too), light-weight RefineNet, detectron2's .pkl and .pth, and safetensors,
+recognised by their names. Nothing in a file is
 executed. OUT is .pth or .safetensors; beside it lies a yaml for the _BASE_ of a config, with the
 mean, deviation, channel order and stride placement that the weights expect. With --config-file, the
 weights are held against the model of that config, as training would.

@@ -4,7 +4,8 @@ A new source is one row of :data:`SOURCES` and, for its names, one file ``<archi
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from .lw_refinenet_names import (
     rename_lw_refinenet_mobilenet,
 )
 from .res2net_names import is_dla, is_res2net, rename_dla, rename_res2net
+from .spinenet_names import is_spinenet, rename_spinenet
+from .spinenet_tensorflow_names import is_spinenet_tensorflow, rename_spinenet_tensorflow
 from .torchvision_names import (
     is_detectron2_torchvision_resnet,
     is_timm_resnet_d,
@@ -53,6 +56,8 @@ class Source:
         pixel_std: MODEL.PIXEL_STD, likewise; None where it is not known.
         format: INPUT.FORMAT, "RGB" or "BGR".
         stride_in_1x1: MODEL.RESNETS.STRIDE_IN_1X1; None where it does not matter.
+        settings: further config keys that they fix; a network says by `settings_of_weights` what
+            it was built with.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Source:
     pixel_std: tuple[float, float, float] | None
     format: str
     stride_in_1x1: bool | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 # ImageNet's statistics, as torchvision, timm and most of PyTorch use them, on the scale of 0..255.
@@ -118,6 +124,26 @@ SOURCES = (
         **IMAGENET_RGB,
     ),
     Source(name="FishNet", recognises=is_fishnet, rename=rename_fishnet, **IMAGENET_RGB),
+    Source(
+        name="SpineNet of a PyTorch port",
+        recognises=is_spinenet,
+        rename=rename_spinenet,
+        settings={
+            "MODEL.SPINENET.ENDPOINT_ACTIVATION": False,
+            "MODEL.SPINENET.SAME_POOLING": False,
+        },
+        **IMAGENET_RGB,
+    ),
+    Source(
+        name="SpineNet of the authors' TensorFlow code",
+        recognises=is_spinenet_tensorflow,
+        rename=rename_spinenet_tensorflow,
+        settings={
+            "MODEL.SPINENET.ENDPOINT_ACTIVATION": True,
+            "MODEL.SPINENET.SAME_POOLING": True,
+        },
+        **IMAGENET_RGB,
+    ),
     Source(
         name="timm ResNet-D",
         recognises=is_timm_resnet_d,

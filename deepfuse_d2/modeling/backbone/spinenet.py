@@ -218,6 +218,14 @@ class SpineNet(Backbone):
     def output_shape(self) -> dict[str, ShapeSpec]:
         return dict(self._shapes)
 
+    @property
+    def settings_of_weights(self) -> dict[str, bool]:
+        """What weights were trained with and their shapes do not tell; checked on loading."""
+        return {
+            "MODEL.SPINENET.ENDPOINT_ACTIVATION": self.endpoint_activation,
+            "MODEL.SPINENET.SAME_POOLING": self.same_pooling,
+        }
+
     def stages(self) -> list[Stage]:
         return [
             Stage(name, depth, (getattr(self, name),))
@@ -273,12 +281,14 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _check_square(cfg: CfgNode) -> None:
     """Images that do not fit into the square would be cut off in silence."""
-    side = cfg.MODEL.SPINENET.SQUARE_SIZE
-    largest = max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MAX_SIZE_TRAIN)
+    side, jitter = cfg.MODEL.SPINENET.SQUARE_SIZE, cfg.DEEPFUSE_D2.INPUT.LARGE_SCALE_JITTER
+    in_training = max(jitter.SIZE) if jitter.ENABLED else cfg.INPUT.MAX_SIZE_TRAIN
+    largest = max(cfg.INPUT.MAX_SIZE_TEST, in_training)
     if side and largest > side:
         raise ConfigError(
             f"MODEL.SPINENET.SQUARE_SIZE is {side}, and images may have sides of up to {largest} "
-            "(INPUT.MAX_SIZE_TEST, MAX_SIZE_TRAIN); give a square that holds them, or 0."
+            "(INPUT.MAX_SIZE_TEST, and MAX_SIZE_TRAIN or the SIZE of large-scale jitter); give a "
+            "square that holds them, or 0."
         )
 
 
