@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from ...layers.norm import FixedBatchNorm2d
+from ...layers.norm import FixedBatchNorm2d, UnsyncedBatchNorm
 
 __all__ = ["fold_norms"]
 
@@ -27,6 +27,7 @@ _NORMS = (
     nn.BatchNorm2d,
     nn.SyncBatchNorm,
     NaiveSyncBatchNorm,
+    UnsyncedBatchNorm,
 )
 # What looks at a tensor without using its values.
 _LOOKS = {"__get__", "dim", "size", "numel", "is_contiguous", "is_floating_point", "stride"}
