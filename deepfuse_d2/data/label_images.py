@@ -108,6 +108,8 @@ def read_labels(path: str | os.PathLike) -> np.ndarray:
         raise DatasetError(f"Label file {path} is missing.") from error
     except DECODE_ERRORS as error:
         raise DatasetError(damaged(path, error)) from error
+    if labels.dtype == bool:  # 1 bit a pixel
+        labels = labels.astype(np.uint8)
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
         raise DatasetError(
             f"{path} holds {labels.dtype} pixels of shape {labels.shape}; a label image has one "

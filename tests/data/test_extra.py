@@ -195,3 +195,12 @@ def test_what_is_missing_or_damaged_is_named_when_it_is_used(data):
         DatasetCatalog.get("my_train")
     with pytest.raises(DatasetError, match=r"images does not exist"):
         DatasetCatalog.get("my_cells")
+
+
+def test_masks_of_0_and_255_are_explained(data):
+    labels = np.zeros((20, 30), np.uint8)
+    labels[3:9, 4:20] = 255
+    Image.fromarray(labels).save(data / "labels" / "a_mask.png")
+    register_extra([{**LABELS, "IGNORE_LABEL": 9}])
+    with pytest.raises(DatasetError, match="A mask of 0 and 255 is no label image: 1, not 255"):
+        DatasetCatalog.get("my_cells")

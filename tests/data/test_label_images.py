@@ -98,3 +98,8 @@ def test_an_image_of_another_size_than_its_label_is_refused(tmp_path):
     check_same_size(tmp_path / "image.png", "label.png", (4, 8))
     with pytest.raises(DatasetError, match=r"image\.png is 8 x 4 .* label\.png is 4 x 8"):
         check_same_size(tmp_path / "image.png", "label.png", (8, 4))
+
+
+def test_one_bit_masks_are_0_and_1(tmp_path):
+    Image.fromarray(np.eye(5, dtype=bool)).save(tmp_path / "mask.png")
+    assert np.array_equal(read_labels(tmp_path / "mask.png"), np.eye(5, dtype=np.uint8))

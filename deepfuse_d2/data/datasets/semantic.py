@@ -173,9 +173,12 @@ def _parse(
     ids = np.unique(labels)
     wrong = ids[((ids < 0) | (ids >= num_classes)) & (ids != ignore_label)]
     if wrong.size:
+        hint = ""
+        if set(ids.tolist()) <= {0, 255}:
+            hint = " A mask of 0 and 255 is no label image: 1, not 255, stands for the object."
         raise DatasetError(
             f"{label_file} holds the id {wrong[0]}; expected 0..{num_classes - 1}, or "
-            f"{ignore_label} where there is nothing to learn."
+            f"{ignore_label} where there is nothing to learn.{hint}"
         )
     if frame.products:
         save_labels(labels.astype(np.uint8), frame.products[0])
