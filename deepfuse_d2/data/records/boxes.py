@@ -58,7 +58,7 @@ def form_of_boxes(annotations: Sequence[Any]) -> str:
                 corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
                 fits[form] += bool(np.abs(np.subtract(corners, extent)).max() <= tolerance)
     other = max(("xyxy", "cxcywh"), key=fits.get)
-    if compared >= 3 and fits[other] >= 0.9 * compared and fits["xywh"] <= 0.1 * compared:
+    if compared >= 2 and fits[other] >= 0.9 * compared and fits["xywh"] <= 0.1 * compared:
         return other
     return "xywh"
 
