@@ -42,7 +42,13 @@ def add(cfg: CN) -> None:
 
     # Own data sets by path, registered when the config is loaded: a list of mappings, by default
     # none. Keys NAME (for DATASETS.TRAIN and TEST), FORMAT and those of the format:
-    #   coco                  JSON (file), IMAGES (folder)
+    #   coco                  JSON (file), IMAGES (folder); CLASSES, CROWDS_ARE_OBJECTS
+    #   yolo                  DATA (data.yaml or its folder), SPLIT; CLASSES
+    #   labelme               ROOT; CLASSES
+    #   cvat                  XML, IMAGES; CLASSES
+    #   voc_instances         ROOT, SPLIT; CLASSES
+    #   roboflow_masks        ROOT
+    #   part                  OF, PART ("train", "val"); RATIO, SEED, GROUP_BY
     #   cityscapes_instances  ROOT (folder of leftImg8bit and gtFine), SPLIT; HAS_LABELS (default:
     #   cityscapes_semantic     all but SPLIT "test"; False gives images only)
     #   label_images          IMAGES, LABELS (folders), CLASSES (names of ids 0, 1, ...);
