@@ -12,6 +12,7 @@ from ..files import written_whole
 from .expectations import found_in_model
 from .loading import fit
 from .matching import match
+from .model_folder import is_model_folder, open_folder
 from .reading import read_weights
 from .report import check_complete, describe
 from .resuming import how_to_resume, last_checkpoint
@@ -80,11 +81,17 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
             write_weights(path, data["model"], "", expects)
 
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
-        """Load `path` (a file or URL) into the model; "" loads nothing.
+        """Load `path` (a file, a URL or a model folder) into the model; "" loads nothing.
 
         Returns:
             what else the file holds, e.g. the iteration.
         """
+        if path and is_model_folder(path):
+            folder = open_folder(path)
+            try:
+                return self.load(folder.weights_file, *args, **kwargs)
+            except WeightsError as error:
+                raise WeightsError(f"{error}\n{path} holds a {folder.describe()}.") from error
         if path and "://" not in path and not os.path.isfile(path.split("?")[0]):
             raise WeightsError(
                 f"The weights file {path} does not exist (folder: {os.getcwd()}). Give an existing "

@@ -22,6 +22,7 @@ __all__ = ["COMMANDS", "build_parser", "main", "module_of", "parse", "run", "run
 COMMANDS = {
     "Train": ("init", "train", "eval", "find-lr", "ablate", "pretrain", "replay", "submit"),
     "Use a model": ("predict", "map", "demo", "compare", "export", "submission"),
+    "Hand it on": ("pack", "push"),
     "Data": ("check-data", "visualize-data", "convert-data", "crop-objects"),
     "Networks and weights": ("recipes", "analyze", "count-parameters", "convert"),
     "Set up": ("install-detectron2", "completion"),

@@ -1,7 +1,6 @@
 """Draw what a model finds in images, folders, video files and cameras; write it down as JSON.
 
-    deepfuse predict --config-file FILE --weights model_final.pth --input a.jpg folder/ \\
-        street.mp4 --output results/
+    deepfuse predict --model FOLDER --input a.jpg folder/ street.mp4 --output results/
     deepfuse predict --config-file FILE --weights model_final.pth --camera 0 \\
         --output results/ --save video coco
 """
@@ -20,8 +19,11 @@ SAVED = ("pictures", "video", "coco", "cityscapes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_file(parser)
-    parser.add_argument("--weights", required=True, metavar="FILE")
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="that deepfuse pack wrote, or hf://owner/name[@revision]"
+    )
+    add_config_file(parser, required=False, help="in place of --model, a yaml or a recipe")
+    parser.add_argument("--weights", metavar="FILE", help="for --config-file")
     parser.add_argument(
         "--input", type=Path, nargs="+", default=[], metavar="PATH",
         help="images, video files and folders",
@@ -48,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if [bool(x) for x in (args.model, args.config_file, args.weights)] not in (
+        [True, False, False],
+        [False, True, True],
+    ):
+        parser.error("give --model, or --config-file and --weights")
     if not args.input and not args.camera:
         parser.error("nothing to look at: give --input or --camera")
     if not 0 <= args.threshold <= 1:
@@ -65,9 +72,13 @@ def run(args: argparse.Namespace) -> None:
     from ..demo.sources import find_sources
 
     sources = find_sources(args.input, args.camera)
-    trained = TrainedModel("model", Path(find_config(args.config_file)), Path(args.weights))
+    if args.model:
+        model = DemoModel(args.model, opts=args.opts or [])
+    else:
+        trained = TrainedModel("model", Path(find_config(args.config_file)), Path(args.weights))
+        model = DemoModel.load(trained, args.opts or [])
     made = predict_files(
-        DemoModel.load(trained, args.opts or []),
+        model,
         sources,
         args.output,
         save=args.save,

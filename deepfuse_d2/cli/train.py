@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from ..errors import UserError
 from .arguments import add_recipe, config_and_overrides
+from .pack import pack_model
 
 __all__ = ["add_arguments", "add_launch_arguments", "run", "run_in_process"]
 
@@ -23,6 +25,7 @@ __all__ = ["add_arguments", "add_launch_arguments", "run", "run_in_process"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_launch_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR, if it can")
+    parser.add_argument("--pack", action="store_true", help="as OUTPUT_DIR/model, at the end")
     parser.add_argument("--eval-only", action="store_true", help="train nothing (deepfuse eval)")
 
 
@@ -65,6 +68,8 @@ def run_in_process(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace):
     """Set up, then train; or evaluate alone, with ``args.eval_only``."""
+    from detectron2.utils import comm
+
     from ..checkpoint import DeepFuseCheckpointer
     from ..engine import Trainer, setup
     from ..engine.preflight import check_classes
@@ -80,4 +85,11 @@ def train(args: argparse.Namespace):
         return Trainer.evaluate(cfg, model)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    results = trainer.train()
+    if args.pack and comm.is_main_process():
+        output = Path(cfg.OUTPUT_DIR)
+        trained = cfg.clone()
+        trained.defrost()
+        trained.MODEL.WEIGHTS = str(output / "model_final.pth")
+        pack_model(trained, output / "model", output / "results.json", overwrite=True)
+    return results

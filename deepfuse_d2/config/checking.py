@@ -17,6 +17,7 @@ from detectron2.modeling import (
     SEM_SEG_HEADS_REGISTRY,
 )
 
+from ..checkpoint.model_folder import open_folder
 from ..errors import DatasetError, WeightsError
 from ..modeling.neck import NECK_REGISTRY
 from .flatten import flatten
@@ -62,7 +63,9 @@ def check_config(cfg: CfgNode, *, data_sets: bool = True) -> None:
     for key in ("DATASETS.TRAIN", "DATASETS.TEST") if data_sets else ():
         check_names_of_data_sets(key, values[key])
     weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not os.path.isfile(weights):
+    if weights and os.path.isdir(weights):
+        open_folder(weights, verify=False)
+    elif weights and "://" not in weights and not os.path.isfile(weights):
         raise WeightsError(
             f'MODEL.WEIGHTS = "{weights}" does not exist (folder: {os.getcwd()}). Give an existing '
             'file, or MODEL.WEIGHTS "" to start from random weights.'

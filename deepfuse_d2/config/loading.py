@@ -10,6 +10,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from ..checkpoint.model_folder import is_model_folder, open_folder
 from ..data import register_extra
 from ..errors import ConfigError
 from ..files import CACHE_VARIABLE
@@ -24,18 +25,25 @@ __all__ = ["get_config", "load_config"]
 def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
     """detectron2's defaults with our keys, then `config_file`, then the ``KEY VALUE`` pairs `opts`.
 
-    `config_file` is a yaml or the name of a recipe. Registers the data sets of DATASETS.EXTRA, and
-    from then on CACHE.FOLDER holds.
+    `config_file` is a yaml, the name of a recipe, or a model folder (``hf://owner/name`` too),
+    whose weights come along. Registers the data sets of DATASETS.EXTRA, and from then on
+    CACHE.FOLDER holds.
 
     A config that asks for CUDA where there is none gets MODEL.DEVICE "cpu" and one warning.
     """
     cfg = get_cfg()
     add_deepfuse_config(cfg)
     if config_file:
+        weights = ""
+        if is_model_folder(config_file):
+            folder = open_folder(config_file, verify=False)
+            config_file, weights = folder.config_file, str(folder.path)
         config_file = find_config(config_file)
         with _config_errors(cfg, f"In {config_file}"):
             # The unsafe loader, detectron2's default, lets a yaml run code.
             cfg.merge_from_file(config_file, allow_unsafe=False)
+        if weights:
+            cfg.MODEL.WEIGHTS = weights
     opts = list(opts or [])
     if len(opts) % 2:
         raise ConfigError(

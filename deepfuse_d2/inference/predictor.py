@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoint import DeepFuseCheckpointer
+from ..checkpoint.model_folder import is_model_folder, open_folder
 from ..config.building import build_model
 from ..config.checking import check_config
 from ..config.loading import load_config
@@ -83,7 +84,8 @@ class Predictor:
     ):
         """
         Args:
-            config: yaml file, or a config. Its data sets need not be there; where the one of
+            config: yaml file, recipe, model folder (``deepfuse pack``; also ``hf://owner/name``),
+                or a config. Its data sets need not be there; where the one of
                 DATASETS.TEST is registered, its names of classes are used.
             weights: in place of MODEL.WEIGHTS.
             opts: KEY VALUE pairs that override the config.
@@ -394,9 +396,13 @@ def _load(cfg: CfgNode, weights: str | os.PathLike | None) -> nn.Module:
 
 
 def _metadata(cfg: CfgNode) -> Metadata:
-    """Of the data set that the config evaluates on; without names where it is not registered."""
+    """Of the data set that the config evaluates on, else what a model folder says; or no names."""
     names = [name for name in cfg.DATASETS.TEST if name in MetadataCatalog]
-    return MetadataCatalog.get(names[0]) if names else Metadata()
+    if names:
+        return MetadataCatalog.get(names[0])
+    if is_model_folder(cfg.MODEL.WEIGHTS):
+        return Metadata(**open_folder(cfg.MODEL.WEIGHTS, verify=False).labels)
+    return Metadata()
 
 
 def _dense_inference(
