@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def choose(names: list[str], config_file: str) -> list[str]:
-    """Returns the names to check: those given, or those of the config."""
+    """Return the names to check: those given, or those of the config."""
     from ..config.checking import check_config
     from ..config.loading import load_config
 
@@ -158,7 +158,7 @@ def _share(count: int, total: int) -> str:
 
 
 def tell(title: str, problems: Sequence[Problem], most: int | None) -> None:
-    """Prints problems, errors first."""
+    """Print problems, errors first."""
     if not problems:
         return
     print(f"\n{title}")

@@ -67,7 +67,7 @@ def _named(what: list[str]) -> str:
 
 
 def _register(form: str, what: list[str]) -> str:
-    """Registers an entry of DATASETS.EXTRA that is given as KEY=VALUE."""
+    """Register an entry of DATASETS.EXTRA that is given as KEY=VALUE."""
     import yaml
 
     from ..data import register_extra

@@ -41,7 +41,7 @@ class Facts:
 
 
 def facts_of(train: str, val: str) -> Facts:
-    """Looks at the records of both; no image is read.
+    """Look at the records of both; no image is read.
 
     Raises: DatasetError: there is no object, or only some have masks.
     """

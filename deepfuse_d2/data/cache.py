@@ -51,7 +51,7 @@ class Frame(NamedTuple):
 
 
 def cache_folder(root: str | os.PathLike) -> Path | None:
-    """Returns a writable folder for what is derived from the data set at `root`.
+    """Return a writable folder for what is derived from the data set at `root`.
 
     It is a folder for this root in the user's cache, see :func:`~deepfuse_d2.files.cache_home`: a
     data set may belong to others. Who wants it in `<root>/.deepfuse_cache` sets `DEEPFUSE_CACHE` to
@@ -86,7 +86,7 @@ def parse_cached(
     version: int,
     workers: int | None = None,
 ) -> list[tuple[Frame, Any]]:
-    """Returns frame and `parse(frame)` of every frame, from the cache as far as it is unchanged.
+    """Return frame and `parse(frame)` of every frame, from the cache as far as it is unchanged.
 
     All frames are parsed before the DatasetErrors of some are raised as one, and what was parsed
     is kept, so that a second call parses the repaired ones only. Inside
@@ -161,7 +161,7 @@ def _attempt(parse: Callable[[Frame], Any], frame: Frame) -> Any:
 
 
 def _sound(frames: Sequence[Frame], values: Iterable[Any]) -> tuple[list[Frame], list[Any]]:
-    """Reports the failures among the values; returns the other frames and values."""
+    """Report the failures among the values; return the other frames and values."""
     pairs = list(zip(frames, values, strict=True))
     report([value.message for _, value in pairs if isinstance(value, _Failure)])
     pairs = [pair for pair in pairs if not isinstance(pair[1], _Failure)]
@@ -202,7 +202,7 @@ def _file_stamp(path: str, root: str | os.PathLike) -> list | None:
 
 
 def _read(path: Path, version: int) -> dict:
-    """Returns key -> [stamps, value]; empty if there is no cache, or none that can be used."""
+    """Return key -> [stamps, value]; empty if there is no cache, or none that can be used."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if [content["format"], content["version"]] != [_FORMAT, version]:
@@ -231,7 +231,7 @@ def _write(path: Path, version: int, entries: dict) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock of a cache file, or goes on without where the file system has no locks."""
+    """Hold the lock of a cache file, or go on without where the file system has no locks."""
     from iopath.common.file_io import file_lock
     from portalocker.exceptions import BaseLockException
 
@@ -252,7 +252,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _parse_all(
     parse: Callable[[Frame], Any], frames: Sequence[Frame], workers: int | None
 ) -> Iterator[Any]:
-    """Yields `parse(frame)`, or a failure, in order."""
+    """Yield `parse(frame)`, or a failure, in order."""
     from tqdm import tqdm
 
     # a short run shows no bar
@@ -287,7 +287,7 @@ def _parse_in_best_way(parse, frames, workers) -> Iterator[Any]:
 
 
 def _parse_in_processes(parse, frames, workers) -> Iterator[Any]:
-    """Yields results in order; ends early if the processes die."""
+    """Yield results in order; end early if the processes die."""
     # spawn: a fork would copy the locks of torch's threads, and a CUDA context
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:

@@ -92,7 +92,7 @@ class Report:
 def check_dataset(
     name: str, *, workers: int | None = None, progress: Callable[[], Any] = lambda: None
 ) -> Report:
-    """Reads every file of a registered data set.
+    """Read every file of a registered data set.
 
     Args:
         workers: threads; by default one a CPU, at most 8.
@@ -131,7 +131,7 @@ def check_dataset(
 
 
 def duplicates_between(reports: Sequence[Report]) -> list[Problem]:
-    """Returns a warning for each pair of data sets that share images, by their pixels."""
+    """Return a warning for each pair of data sets that share images, by their pixels."""
     by_digest = [{f.digest: f.image for f in report.facts if f.digest} for report in reports]
     problems = []
     for (one, these), (other, those) in combinations(zip(reports, by_digest, strict=True), 2):
@@ -219,7 +219,7 @@ def _inspect_semantic(path: str, size: tuple, report: Report, facts: Facts) -> N
 
 
 def _inspect_instance_ids(path: str, facts: Facts) -> None:
-    """Looks for labels that Cityscapes does not have: loaders and evaluators leave them out."""
+    """Look for labels that Cityscapes does not have: loaders and evaluators leave them out."""
     from cityscapesscripts.helpers.labels import labels
 
     known = {label.id for label in labels if label.id >= 0}

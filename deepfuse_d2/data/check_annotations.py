@@ -26,7 +26,7 @@ class Findings:
 def check_annotations(
     annotations: Sequence[dict[str, Any]], size: tuple[int, int], num_classes: int
 ) -> Findings:
-    """Checks what training would stop at.
+    """Check what training would stop at.
 
     Args:
         annotations: of one record, in detectron2's format.
@@ -73,7 +73,7 @@ def check_annotations(
 
 
 def _box(annotation: dict[str, Any]) -> tuple[float, ...] | None:
-    """Returns x0, y0, x1, y1; None if there is no such box."""
+    """Return x0, y0, x1, y1; None if there is no such box."""
     try:
         box = BoxMode.convert(
             tuple(annotation["bbox"]), annotation.get("bbox_mode"), BoxMode.XYXY_ABS
@@ -85,7 +85,7 @@ def _box(annotation: dict[str, Any]) -> tuple[float, ...] | None:
 
 
 def _mask_area(segmentation: Any, size: tuple[int, int]) -> tuple[float, str]:
-    """Returns the area in pixels, and what is wrong with a mask ("" if nothing is)."""
+    """Return the area in pixels, and what is wrong with a mask ("" if nothing is)."""
     from pycocotools import mask as mask_util
 
     try:

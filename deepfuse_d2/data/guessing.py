@@ -27,7 +27,7 @@ class Found(NamedTuple):
 def find_data(
     data: str, val: str | None = None, *, images: str | None = None, val_images: str | None = None
 ) -> Found:
-    """Says how a data set is opened.
+    """Say how a data set is opened.
 
     Args:
         data: the name of a registered data set; a JSON file of COCO, an XML file of CVAT, a

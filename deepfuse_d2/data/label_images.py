@@ -36,7 +36,7 @@ class Region(NamedTuple):
 
 
 def encode_regions(ids: np.ndarray, keep: Callable[[np.ndarray], np.ndarray]) -> list[Region]:
-    """Finds the mask and the box of every id that `keep` asks for.
+    """Find the mask and the box of every id that `keep` asks for.
 
     Args:
         ids: (H, W) integers.
@@ -95,7 +95,7 @@ def encode_regions(ids: np.ndarray, keep: Callable[[np.ndarray], np.ndarray]) ->
 
 
 def read_labels(path: str | os.PathLike) -> np.ndarray:
-    """Reads a label image (8 or 16 bits, one channel) as an (H, W) array of integers.
+    """Read a label image (8 or 16 bits, one channel) as an (H, W) array of integers.
 
     Raises:
         DatasetError: the file is missing, damaged, or has several channels.
@@ -119,13 +119,13 @@ def read_labels(path: str | os.PathLike) -> np.ndarray:
 
 
 def save_labels(labels: np.ndarray, path: str | os.PathLike) -> None:
-    """Writes (H, W) uint8 ids as a grey PNG; it appears under its name only when complete."""
+    """Write (H, W) uint8 ids as a grey PNG; it appears under its name only when complete."""
     with written_whole(path) as temporary:
         Image.fromarray(labels).save(temporary, format="PNG")
 
 
 def check_same_size(image: str | os.PathLike, label: str | os.PathLike, label_size) -> None:
-    """Raises a DatasetError unless `image` has the (height, width) `label_size` of its label."""
+    """Raise a DatasetError unless `image` has the (height, width) `label_size` of its label."""
     size = upright_size(image)
     if size != tuple(label_size):
         raise DatasetError(

@@ -27,7 +27,7 @@ _PIXELS_PER_RUN = 8
 
 
 def read_labels_cached(path: str) -> np.ndarray:
-    """Reads a label image as :func:`~.label_images.read_labels` does, faster from the second time.
+    """Read a label image as :func:`~.label_images.read_labels` does, faster from the second time.
 
     Args:
         path: a file in the layout of Cityscapes, `<root>/gtFine/<split>/<city>/<file>.png`, whose
@@ -73,7 +73,7 @@ def _stamp(path: str) -> list[int] | None:
 
 
 def _load(kept: Path, stamp: list[int]) -> np.ndarray | None:
-    """Returns the image, None if it is not kept or the PNG has changed since."""
+    """Return the image, None if it is not kept or the PNG has changed since."""
     try:
         with np.load(kept, allow_pickle=False) as stored:
             if stored["stamp"].tolist() != stamp:

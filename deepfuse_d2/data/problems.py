@@ -17,7 +17,7 @@ _collector: ContextVar[list[str] | None] = ContextVar("deepfuse_d2_data_problems
 
 @contextlib.contextmanager
 def collect_problems() -> Iterator[list[str]]:
-    """Collects what :func:`report` gets, in a list; loaders leave these entries out and go on.
+    """Collect what :func:`report` gets, in a list; loaders leave these entries out and go on.
 
     Example:
         >>> with collect_problems() as problems:
@@ -32,7 +32,7 @@ def collect_problems() -> Iterator[list[str]]:
 
 
 def report(problems: Sequence[str]) -> None:
-    """Raises a DatasetError with the first of `problems` and the number of the others, if any.
+    """Raise a DatasetError with the first of `problems` and the number of the others, if any.
 
     Inside :func:`collect_problems` it adds them to the list instead, and returns.
     """
@@ -47,7 +47,7 @@ def report(problems: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def explained(remedy: str) -> Iterator[None]:
-    """Ends the message of a DatasetError with what to do."""
+    """End the message of a DatasetError with what to do."""
     try:
         yield
     except DatasetError as error:

@@ -51,7 +51,7 @@ class CityscapesInstances:
         self._ids = set(known.values())
 
     def write(self, folder: Path, record: dict[str, Any], output: dict[str, Any]) -> None:
-        """Writes what a model found in one image; does nothing if that is there already.
+        """Write what a model found in one image; do nothing if that is there already.
 
         Args:
             output: `instances` with `scores`, `pred_classes` and masks as tensors or RLE, at the
@@ -91,7 +91,7 @@ class CityscapesInstances:
         text.write_text("".join(lines), encoding="ascii")
 
     def check(self, folder: Path, records: Sequence[dict[str, Any]]) -> list[str]:
-        """Returns what is wrong with a folder of files, empty if nothing is."""
+        """Return what is wrong with a folder of files, empty if nothing is."""
         problems: list[str] = []
         expected = []
         for record in records:
@@ -117,7 +117,7 @@ class CityscapesInstances:
     def _check_line(
         self, folder: Path, record: dict[str, Any], line: str
     ) -> tuple[str, str | None]:
-        """Returns what is wrong with a line ("" if nothing is), and the mask it names."""
+        """Return what is wrong with a line ("" if nothing is), and the mask it names."""
         parts = line.split(" ")
         if len(parts) != 3:
             return f"{line!r} is not a path, a label id and a score", None
@@ -156,7 +156,7 @@ class CityscapesPixels:
         self._ids = np.array(sorted(known.values()))
 
     def write(self, folder: Path, record: dict[str, Any], output: dict[str, Any]) -> None:
-        """Writes the label ids of one image.
+        """Write the label ids of one image.
 
         Args:
             output: `sem_seg` holds logits (C, H, W) or classes (H, W) at the size of the image.
@@ -166,7 +166,7 @@ class CityscapesPixels:
         Image.fromarray(labels).save(folder / f"{stem_of(record)}_pred.png")
 
     def check(self, folder: Path, records: Sequence[dict[str, Any]]) -> list[str]:
-        """Returns what is wrong with a folder of files, empty if nothing is."""
+        """Return what is wrong with a folder of files, empty if nothing is."""
         problems, expected = [], []
         for record in records:
             name = f"{stem_of(record)}_pred.png"
@@ -186,7 +186,7 @@ class CityscapesPixels:
 
 
 def _ids(metadata: Any, key: str, known: dict[str, int]) -> list[int]:
-    """Returns the label id of each class of a data set, by name."""
+    """Return the label id of each class of a data set, by name."""
     names = metadata.get(key)
     unknown = [name for name in names or [] if name not in known]
     if not names or unknown:

@@ -25,13 +25,13 @@ _DATE = (2000, 1, 1, 0, 0, 0)
 
 
 def stem_of(record: dict[str, Any]) -> str:
-    """Returns the file name of a record's image without what follows the name of the frame."""
+    """Return the file name of a record's image without what follows the name of the frame."""
     name = os.path.basename(record["file_name"])
     return os.path.splitext(name)[0].removesuffix("_leftImg8bit")
 
 
 def label_map(output: dict[str, Any], record: dict[str, Any], num_classes: int) -> np.ndarray:
-    """Returns the (H, W) class indices that a model found in the image of a record.
+    """Return the (H, W) class indices that a model found in the image of a record.
 
     Args:
         output: `sem_seg` is a tensor of logits (C, H, W), or of class indices (H, W).
@@ -59,7 +59,7 @@ def label_map(output: dict[str, Any], record: dict[str, Any], num_classes: int) 
 
 
 def wrong_png(path: Path, name: str, record: dict[str, Any], mode: str) -> str:
-    """Returns what is wrong with form or size of a PNG that shall have Pillow's `mode`, or ""."""
+    """Return what is wrong with form or size of a PNG that shall have Pillow's `mode`, or ""."""
     try:
         height, width = upright_size(path)
         with Image.open(path) as image:
@@ -77,7 +77,7 @@ def wrong_png(path: Path, name: str, record: dict[str, Any], mode: str) -> str:
 
 
 def compare_files(folder: Path, expected: Sequence[str]) -> list[str]:
-    """Returns which of the expected files are missing, and which files are there beside them."""
+    """Return which of the expected files are missing, and which files are there beside them."""
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     wanted = set(expected)
     problems = [f"{name} is missing" for name in sorted(wanted - there)]
@@ -85,7 +85,7 @@ def compare_files(folder: Path, expected: Sequence[str]) -> list[str]:
 
 
 def pack(folder: Path, archive: Path, *, inside: str = "") -> None:
-    """Packs the files of a folder into a .zip or .tgz, below the folder `inside` of the archive."""
+    """Pack the files of a folder into a .zip or .tgz, below the folder `inside` of the archive."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [str(Path(inside) / path.relative_to(folder)) for path in paths]
     if archive.suffix == ".zip":

@@ -44,7 +44,7 @@ class VocSegmentation:
         self._palette = voc_palette()
 
     def write(self, folder: Path, record: dict[str, Any], output: dict[str, Any]) -> None:
-        """Writes the class ids of one image.
+        """Write the class ids of one image.
 
         Args:
             output: `sem_seg` holds logits (C, H, W) or classes (H, W) at the size of the image.
@@ -56,7 +56,7 @@ class VocSegmentation:
         image.save(folder / self._place / f"{stem_of(record)}.png")
 
     def check(self, folder: Path, records: Sequence[dict[str, Any]]) -> list[str]:
-        """Returns what is wrong with a folder of files, empty if nothing is."""
+        """Return what is wrong with a folder of files, empty if nothing is."""
         problems, expected = [], []
         for record in records:
             name = f"{self._place}/{stem_of(record)}.png"

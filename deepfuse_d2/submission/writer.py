@@ -99,7 +99,7 @@ class SubmissionWriter(DatasetEvaluator):
         self._records: dict[str, dict[str, Any]] = {}
 
     def reset(self) -> None:
-        """Starts with an empty unfinished folder."""
+        """Start with an empty unfinished folder."""
         records = DatasetCatalog.get(self._dataset_name)
         self._records = {os.path.abspath(record["file_name"]): record for record in records}
         if comm.is_main_process():
@@ -123,7 +123,7 @@ class SubmissionWriter(DatasetEvaluator):
             self._format.write(self._results, self._records[image], output)
 
     def evaluate(self) -> dict:
-        """Checks, packs and names the submission, on the main process.
+        """Check, pack and name the submission, on the main process.
 
         Returns:
             an empty dict: there are no figures.
@@ -163,7 +163,7 @@ class SubmissionWriter(DatasetEvaluator):
             )
 
     def _target(self) -> Path:
-        """Returns the name to give; raises if it is taken and must not be given again."""
+        """Return the name to give; raise if it is taken and must not be given again."""
         folder, number = self._folder, 1
         while _holds_something(folder) and not self._overwrite:
             if not self._number:
@@ -188,7 +188,7 @@ def _holds_something(folder: Path) -> bool:
 
 
 def _put_in_place(made: Path, target: Path) -> None:
-    """Renames `made` to `target`; what is there goes when its successor stands."""
+    """Rename `made` to `target`; what is there goes when its successor stands."""
     old = target.with_name(f"{target.name}.old")
     if os.path.lexists(target):
         os.rename(target, old)

@@ -30,7 +30,7 @@ def draw_checked(reports: Sequence[Report], count: int) -> np.ndarray:
 
 
 def chosen(report: Report, count: int) -> list[int]:
-    """Returns records to show: up to half of them with problems, the others spread evenly."""
+    """Return records to show: up to half of them with problems, the others spread evenly."""
     bad = [i for i, facts in enumerate(report.facts) if facts.problems]
     bad = bad[: max(count // 2, 1)] if count else []
     good = [i for i, facts in enumerate(report.facts) if not facts.problems]

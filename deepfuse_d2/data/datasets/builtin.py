@@ -36,7 +36,7 @@ _MINIFIELDS = {"mixed": "minifields", "xor": "minifields_xor"}
 
 
 def register_all() -> None:
-    """Registers all data sets; a second call changes nothing. Reads no file.
+    """Register all data sets; a second call changes nothing. Read no file.
 
     `DETECTRON2_DATASETS` is read when a data set is used; the folders in the metadata are those of
     the time of registration.

@@ -48,7 +48,7 @@ _NUM_IMAGES = {"train": 367, "val": 101, "test": 233}
 
 
 def load_camvid(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
-    """Loads a split in detectron2's format.
+    """Load a split in detectron2's format.
 
     Args:
         root: the folder that holds `train`, `trainannot` and so on.

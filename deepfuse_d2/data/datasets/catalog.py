@@ -11,14 +11,14 @@ __all__ = ["datasets_root", "register_dataset"]
 
 
 def datasets_root() -> Path:
-    """Returns the folder of all data sets: `$DETECTRON2_DATASETS`, by default `datasets`."""
+    """Return the folder of all data sets: `$DETECTRON2_DATASETS`, by default `datasets`."""
     return Path(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS") or "datasets"))
 
 
 def register_dataset(
     name: str, load: Callable[[], list[dict]], metadata: dict[str, Any], *, replace: bool = False
 ) -> None:
-    """Registers a data set under `name`, with its metadata.
+    """Register a data set under `name`, with its metadata.
 
     Args:
         load: returns the list of dicts; called when the data set is used, not before.

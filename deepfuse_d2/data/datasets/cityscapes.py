@@ -50,7 +50,7 @@ def load_cityscapes_instances(
     remedy: str = _DEFAULT_REMEDY,
     workers: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Loads a split for instance segmentation, in detectron2's format.
+    """Load a split for instance segmentation, in detectron2's format.
 
     Args:
         root: the folder that holds `leftImg8bit` and `gtFine`.
@@ -103,7 +103,7 @@ def load_cityscapes_semantic(
     remedy: str = _DEFAULT_REMEDY,
     workers: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Loads a split for semantic segmentation, in detectron2's format.
+    """Load a split for semantic segmentation, in detectron2's format.
 
     Frames without a `labelTrainIds` image get one made from `labelIds`, in the cache folder.
 
@@ -140,7 +140,7 @@ def load_cityscapes_semantic(
 
 
 def _semantic_frames(root: str, split: str, labelled: list[tuple[str, str, str]]) -> list[Frame]:
-    """Adds the `labelTrainIds` image that is to be made to each frame that has none."""
+    """Add the `labelTrainIds` image that is to be made to each frame that has none."""
     folder = cache_folder(root)
     frames = []
     for key, image, labels in labelled:
@@ -171,7 +171,7 @@ def register_cityscapes_layout(
     remedy: str = _DEFAULT_REMEDY,
     replace: bool = False,
 ) -> None:
-    """Registers a folder in the layout of Cityscapes as a data set of detectron2.
+    """Register a folder in the layout of Cityscapes as a data set of detectron2.
 
     Nothing is read until the data set is used.
 
@@ -204,7 +204,7 @@ def register_cityscapes_layout(
 
 
 def cityscapes_metadata(task: str) -> dict[str, Any]:
-    """Returns class names, colours and evaluator type for "instance_seg" or "sem_seg"."""
+    """Return class names, colours and evaluator type for "instance_seg" or "sem_seg"."""
     from cityscapesscripts.helpers.labels import trainId2label
 
     classes = [trainId2label[i] for i in range(19)]

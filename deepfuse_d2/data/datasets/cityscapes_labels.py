@@ -26,7 +26,7 @@ SEMANTIC_VERSION = 1
 
 
 def parse_instances(frame: Frame) -> list:
-    """Returns [height, width, [[category, crowd, x0, y0, x1, y1, counts], ...]]."""
+    """Return [height, width, [[category, crowd, x0, y0, x1, y1, counts], ...]]."""
     image, label_file = frame.sources
     ids = read_labels(label_file)
     check_same_size(image, label_file, ids.shape)
@@ -44,7 +44,7 @@ def parse_instances(frame: Frame) -> list:
 
 
 def parse_semantic(frame: Frame) -> list:
-    """Checks the label image, converts it where the frame has a product; returns its size."""
+    """Check the label image, convert it where the frame has a product; return its size."""
     image, label_file = frame.sources
     labels = read_labels(label_file)
     check_same_size(image, label_file, labels.shape)
@@ -61,7 +61,7 @@ def parse_semantic(frame: Frame) -> list:
 
 @functools.lru_cache(maxsize=1)
 def instance_label_ids() -> dict[str, int]:
-    """Returns name -> label id of the eight instance classes that are evaluated, in their order."""
+    """Return name -> label id of the eight instance classes that are evaluated, in their order."""
     from cityscapesscripts.helpers.labels import labels
 
     return {x.name: x.id for x in labels if x.hasInstances and not x.ignoreInEval}
@@ -69,7 +69,7 @@ def instance_label_ids() -> dict[str, int]:
 
 @functools.lru_cache(maxsize=1)
 def _to_train_id() -> np.ndarray:
-    """Returns the uint8 table label id 0..33 -> train id."""
+    """Return the uint8 table label id 0..33 -> train id."""
     from cityscapesscripts.helpers.labels import labels
 
     known = {label.id: label.trainId for label in labels if label.id >= 0}

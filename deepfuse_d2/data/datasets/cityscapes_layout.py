@@ -11,7 +11,7 @@ IMAGE_SUFFIX = "_leftImg8bit.png"
 
 
 def layout_folders(root: str | os.PathLike, split: str) -> dict[str, str]:
-    """Returns `image_dir` and `gt_dir` of a split, as detectron2 names them in its metadata."""
+    """Return `image_dir` and `gt_dir` of a split, as detectron2 names them in its metadata."""
     return {
         "image_dir": os.path.join(root, "leftImg8bit", split),
         "gt_dir": os.path.join(root, "gtFine", split),
@@ -19,7 +19,7 @@ def layout_folders(root: str | os.PathLike, split: str) -> dict[str, str]:
 
 
 def list_images(root: str, split: str) -> list[tuple[str, str, str]]:
-    """Returns (city, frame, absolute path) of every image, sorted."""
+    """Return (city, frame, absolute path) of every image, sorted."""
     folder = os.path.join(root, "leftImg8bit", split)
     if not os.path.isdir(folder):
         raise DatasetError(f"Image folder {folder} does not exist.")
@@ -46,7 +46,7 @@ def list_images(root: str, split: str) -> list[tuple[str, str, str]]:
 def list_labelled_images(
     root: str, split: str, kinds: tuple[str, ...]
 ) -> list[tuple[str, str, str]]:
-    """Returns (key, image, label file) of every frame, with the first kind of label it has."""
+    """Return (key, image, label file) of every frame, with the first kind of label it has."""
     folder = os.path.join(root, "gtFine", split)
     if not os.path.isdir(folder):
         raise DatasetError(f"Label folder {folder} does not exist.")

@@ -22,7 +22,7 @@ def load_coco(
     classes: Sequence[str] | None = None,
     crowds_are_objects: bool = False,
 ) -> list[dict[str, Any]]:
-    """Loads instance annotations in detectron2's format, and the class names into the metadata.
+    """Load instance annotations in detectron2's format, and the class names into the metadata.
 
     What the file has otherwise than it should is counted (:mod:`..records.tally`), and said in one
     line of the log.
@@ -70,7 +70,7 @@ def _noted(name: str, found: Annotations) -> list[dict[str, Any]]:
 
 
 def take_over_coco() -> None:
-    """Lets detectron2's names of COCO load by :func:`load_coco`; reads no file."""
+    """Let detectron2's names of COCO load by :func:`load_coco`; read no file."""
     for name in DatasetCatalog.list():
         metadata = MetadataCatalog.get(name)
         is_of_instances = name.startswith(("coco_20", "keypoints_coco_20"))

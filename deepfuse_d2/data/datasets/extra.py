@@ -26,7 +26,7 @@ _NAME = re.compile(r"[\w.-]+")
 
 
 def register_extra(entries: Sequence[dict[str, Any]]) -> None:
-    """Registers the entries of DATASETS.EXTRA. Reads no file.
+    """Register the entries of DATASETS.EXTRA. Read no file.
 
     An entry that is registered already stays; one with a new content takes the place of the older
     entry of its name, but never that of a data set that was registered otherwise.
@@ -66,7 +66,7 @@ def register_extra(entries: Sequence[dict[str, Any]]) -> None:
 
 
 def _checked(number: int, entry: Any) -> dict[str, Any]:
-    """Returns an entry with absolute paths."""
+    """Return an entry with absolute paths."""
     where = f"DATASETS.EXTRA[{number}]"
     if not isinstance(entry, dict):
         raise ConfigError(f"{where} is {entry!r}; expected a mapping with NAME and FORMAT.")

@@ -19,7 +19,7 @@ _VERSION = 1
 def load_instance_labels(
     pairs: Sequence[Pair], *, root: str | os.PathLike, name: str
 ) -> list[dict[str, Any]]:
-    """Loads pairs in detectron2's format; label images are parsed once, see the cache.
+    """Load pairs in detectron2's format; label images are parsed once, see the cache.
 
     Args:
         root: folder of the data set; decides where the cache lies.
@@ -57,7 +57,7 @@ def load_instance_labels(
 
 
 def _parse(frame: Frame) -> list:
-    """Returns [height, width, [[x0, y0, x1, y1, counts], ...]]."""
+    """Return [height, width, [[x0, y0, x1, y1, counts], ...]]."""
     image, label_file = frame.sources
     ids = read_labels(label_file)
     check_same_size(image, label_file, ids.shape)

@@ -36,7 +36,7 @@ _VAL_EVERY = 5
 
 
 def load_nuclei(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
-    """Loads a split in detectron2's format, see :func:`.instance_labels.load_instance_labels`.
+    """Load a split in detectron2's format, see :func:`.instance_labels.load_instance_labels`.
 
     Args:
         root: the folder nuclei, which holds images and instances.

@@ -208,7 +208,7 @@ def _frame(root: Path, number: int, sensor: str) -> Frame:
 
 
 def _parse(num_classes: int, ignore_label: int, frame: Frame) -> list[int]:
-    """Checks a patch, writes its labels as an image; returns (T, h, w)."""
+    """Check a patch, write its labels as an image; return (T, h, w)."""
     series, labels = (_load(path) for path in frame.sources)
     labels = labels[0] if labels.ndim == 3 else labels
     if series.ndim != 4 or labels.ndim != 2 or series.shape[-2:] != labels.shape:

@@ -38,7 +38,7 @@ _MASK_SUFFIX = "_mask.png"
 
 
 def load_pennfudan(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
-    """Loads a split in detectron2's format.
+    """Load a split in detectron2's format.
 
     Args:
         root: the folder PennFudanPed, which holds PNGImages and PedMasks.

@@ -9,13 +9,13 @@ logger = logging.getLogger(__name__)
 
 
 def check_split(split: str, sizes: Mapping[str, int]) -> None:
-    """Raises a ValueError for a split that `sizes` (images of each) does not have."""
+    """Raise a ValueError for a split that `sizes` (images of each) does not have."""
     if split not in sizes:
         raise ValueError(f"split = {split!r} is unknown; choose one of {sorted(sizes)}.")
 
 
 def warn_if_incomplete(root: str, split: str, found: int, sizes: Mapping[str, int]) -> None:
-    """Warns where another number of images was found than the publication has."""
+    """Warn where another number of images was found than the publication has."""
     if found != sizes[split]:
         logger.warning(
             "%s has %d %s images; the whole data set has %d. Results cannot be compared.",

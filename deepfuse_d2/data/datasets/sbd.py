@@ -11,7 +11,7 @@ __all__ = ["read_sbd"]
 
 
 def read_sbd(path: str) -> np.ndarray:
-    """Reads the (H, W) uint8 class ids 0..20 of a file of SBD's `cls` folder.
+    """Read the (H, W) uint8 class ids 0..20 of a file of SBD's `cls` folder.
 
     SciPy's reader executes nothing of such a file.
 

@@ -38,7 +38,7 @@ def pair_by_stem(
     *,
     skip_suffix: str | None = None,
 ) -> list[Pair]:
-    """Finds the label file of the same stem for every image of a folder, sorted by stem.
+    """Find the label file of the same stem for every image of a folder, sorted by stem.
 
     Args:
         label_suffix: what follows the stem in the name of a label file, such as "_mask.png"; by
@@ -84,7 +84,7 @@ def load_pairs(
     ignore_label: int,
     read: Callable[[str], np.ndarray] = read_labels,
 ) -> list[dict[str, Any]]:
-    """Loads pairs in detectron2's format, after a check of sizes and ids (once, see the cache).
+    """Load pairs in detectron2's format, after a check of sizes and ids (once, see the cache).
 
     Detectron2's mapper reads grey 8-bit images only: it takes the brightness of a palette's colour
     for the id. Label files of any other form are converted into the cache folder.
@@ -136,7 +136,7 @@ def load_pairs(
 
 
 def load_images(images: Sequence[str]) -> list[dict[str, Any]]:
-    """Loads images without labels in detectron2's format; `image_id` is the stem of the file."""
+    """Load images without labels in detectron2's format; `image_id` is the stem of the file."""
     records, problems = [], []
     for image in images:
         try:
@@ -166,7 +166,7 @@ def _is_grey(path: str) -> bool:
 def _parse(
     read: Callable[[str], np.ndarray], num_classes: int, ignore_label: int, frame: Frame
 ) -> list[int]:
-    """Checks a pair, converts its labels where the frame has a product; returns (H, W)."""
+    """Check a pair, convert its labels where the frame has a product; return (H, W)."""
     image, label_file = frame.sources
     labels = read(label_file)
     check_same_size(image, label_file, labels.shape)

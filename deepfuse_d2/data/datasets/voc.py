@@ -42,7 +42,7 @@ _REMEDY = (
 
 
 def voc_palette() -> np.ndarray:
-    """Returns the official colour of every id, (256, 3) uint8 RGB.
+    """Return the official colour of every id, (256, 3) uint8 RGB.
 
     Bits 0, 1, 2 of the id become the highest bits of red, green, blue, the next three the second
     highest, and so on.
@@ -69,7 +69,7 @@ def voc_metadata(split: str) -> dict[str, Any]:
 
 
 def load_voc(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
-    """Loads a split in detectron2's format.
+    """Load a split in detectron2's format.
 
     Args:
         root: the folder that holds VOCdevkit and, for "trainaug", benchmark_RELEASE.
@@ -160,7 +160,7 @@ def _list(voc: str, split: str) -> list[str]:
 
 
 def _read_list(folder: str, name: str) -> list[str]:
-    """Returns the stems of a list file, one a line."""
+    """Return the stems of a list file, one a line."""
     path = os.path.join(folder, name)
     try:
         with open(path, encoding="utf-8") as file:

@@ -43,13 +43,13 @@ class Canvas:
         self._box = [0, 0, 0, 0]
 
     def begin(self, label: str) -> None:
-        """Starts an object; ``label`` is a Cityscapes label name, or one with "group" appended."""
+        """Start an object; ``label`` is a Cityscapes label name, or one with "group" appended."""
         assert self._label is None, f"{label} begins inside {self._label}"
         self._label = label
         self._box = [1 << 30, 1 << 30, -1, -1]
 
     def end(self) -> None:
-        """Closes the object: its outline goes into the label map and the object list."""
+        """Close the object: its outline goes into the label map and the object list."""
         label, self._label = self._label, None
         height, width = self.owner.shape
         x0, y0 = max(self._box[0] // SUPERSAMPLE, 0), max(self._box[1] // SUPERSAMPLE, 0)
@@ -79,21 +79,21 @@ class Canvas:
         return np.clip(np.rint(scaled), -_LIMIT, _LIMIT).astype(np.int32)
 
     def fill(self, fixed: np.ndarray, color: tuple[int, int, int], solid: bool) -> None:
-        """Fills a polygon (N, 2), or several (K, N, 2), of fixed-point coordinates."""
+        """Fill a polygon (N, 2), or several (K, N, 2), of fixed-point coordinates."""
         polygons = list(fixed) if fixed.ndim == 3 else [fixed]
         cv2.fillPoly(self.image, polygons, color, cv2.LINE_8, _SHIFT)
         if solid and self._label is not None:
             cv2.fillPoly(self._mask, polygons, 255, cv2.LINE_8, _SHIFT)
 
     def claim(self, fixed: np.ndarray) -> None:
-        """Adds a polygon to the silhouette without drawing it into the picture."""
+        """Add a polygon to the silhouette without drawing it into the picture."""
         cv2.fillPoly(self._mask, [fixed], 255, cv2.LINE_8, _SHIFT)
         self.grow(fixed, 1)
 
     def stroke(
         self, fixed: np.ndarray, thickness: float, color: tuple[int, int, int], solid: bool
     ) -> None:
-        """Draws an open line; ``thickness`` in pixels of the final image."""
+        """Draw an open line; ``thickness`` in pixels of the final image."""
         wide = max(1, int(thickness * SUPERSAMPLE + 0.5))
         cv2.polylines(self.image, [fixed], False, color, wide, cv2.LINE_8, _SHIFT)
         if solid and self._label is not None:
@@ -106,7 +106,7 @@ class Canvas:
         color: tuple[int, int, int],
         solid: bool,
     ) -> None:
-        """Fills an upright ellipse; ``radii`` in pixels of the final image."""
+        """Fill an upright ellipse; ``radii`` in pixels of the final image."""
         scale = SUPERSAMPLE << _SHIFT
         axes = (max(8, int(radii[0] * scale)), max(8, int(radii[1] * scale)))
         centre = (int(fixed[0]), int(fixed[1]))
@@ -115,7 +115,7 @@ class Canvas:
             cv2.ellipse(self._mask, centre, axes, 0, 0, 360, 255, -1, cv2.LINE_8, _SHIFT)
 
     def grow(self, fixed: np.ndarray, margin: int) -> bool:
-        """Notes how far the current object reaches; False if that is outside the picture."""
+        """Note how far the current object reaches; False if that is outside the picture."""
         low, high = fixed.min(axis=0) >> _SHIFT, fixed.max(axis=0) >> _SHIFT
         x0, y0 = int(low[0]) - margin, int(low[1]) - margin
         x1, y1 = int(high[0]) + margin, int(high[1]) + margin
@@ -128,7 +128,7 @@ class Canvas:
         return True
 
     def stamp(self, stamp: np.ndarray, corner: tuple, size: tuple, ramp: np.ndarray) -> None:
-        """Sets a stamp (S, S, 2) of brightness and cover with its upper left at ``corner``, both
+        """Set a stamp (S, S, 2) of brightness and cover with its upper left at ``corner``, both
         in pixels.
 
         Args:
@@ -216,7 +216,7 @@ class Mesh:
         self._items.append((kind, start, len(self._points), color, shade, solid, cull, extra))
 
     def draw(self, canvas: Canvas, place: Place, label: str | None = None) -> None:
-        """Draws the model; with ``label`` as an object of its own, else into the current one."""
+        """Draw the model; with ``label`` as an object of its own, else into the current one."""
         if not self._items:
             return
         world = place.to_world(np.array(self._points, dtype=np.float64))
@@ -261,7 +261,7 @@ class Mesh:
                 canvas.disc(fixed[start], (extra[0] * scale, extra[1] * scale), colors[i], solid)
 
     def claim(self, canvas: Canvas, place: Place) -> None:
-        """Adds the model's faces to the silhouette of the current object without drawing them."""
+        """Add the model's faces to the silhouette of the current object without drawing them."""
         world = place.to_world(np.array(self._points, dtype=np.float64))
         fixed = canvas.fixed(canvas.camera.project(world)[0])
         for _, start, stop, *_ in self._items:  # faces only

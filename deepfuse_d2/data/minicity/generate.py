@@ -33,7 +33,7 @@ def generate_minicity(
     overwrite: bool = False,
     progress: Callable[[], None] | None = None,
 ) -> None:
-    """Makes a MiniCity in ``root``, a folder that need not exist; a complete one is left alone.
+    """Make a MiniCity in ``root``, a folder that need not exist; a complete one is left alone.
 
     Args:
         root: the folder that gets ``leftImg8bit`` and ``gtFine``.
@@ -59,7 +59,7 @@ def generate_minicity(
 
 
 def ensure_minicity(root: str | os.PathLike) -> None:
-    """Makes the default MiniCity in ``root`` unless a complete one is there, of whatever size.
+    """Make the default MiniCity in ``root`` unless a complete one is there, of whatever size.
 
     Any number of processes may call it at once: one draws, the others wait. A set with files
     missing is made again with its own parameters; a complete one of another version of the
@@ -155,7 +155,7 @@ def _move_into(partial: Path, root: Path) -> None:
 
 
 def _remove_own(root: Path) -> None:
-    """Removes the files that a MiniCity's manifest names and the folders that this leaves empty.
+    """Remove the files that a MiniCity's manifest names and the folders that this leaves empty.
 
     The manifest goes last, and only if nothing else is left: it tells whose folder it is.
     """

@@ -58,7 +58,7 @@ class Layout:
         return left, (1 - self.view["centre"]) * z / self.view["focal"] - shift
 
     def vehicle(self, kind: str, x: float, z: float, heading: float, *, gap: float = 0.25) -> bool:
-        """Puts a vehicle or person there if it has room and is in view; built when drawn."""
+        """Put a vehicle or person there if it has room and is in view; built when drawn."""
         place = Place(x, z, heading, self.view["bend"])
         size = KINDS[kind].size(self.rng)
         seed = self.rng.getrandbits(64)

@@ -47,7 +47,7 @@ def draw_model(
     light: Light,
     label: str | None = "",
 ) -> None:
-    """Builds and draws one thing, and its rider; ``label=None``: into the current object."""
+    """Build and draw one thing, and its rider; ``label=None``: into the current object."""
     rng = random.Random(seed)
     fine = canvas.camera.pixels / max(place.z, 1.0) > _FINE
     mesh = KINDS[kind].build(rng, place, light, size, fine)

@@ -50,7 +50,7 @@ class Frame:
 
 
 def render_frame(seed: int, split: str, index: int, width: int, height: int) -> Frame:
-    """Draws frame ``index`` of a split; the same arguments give the same bytes."""
+    """Draw frame ``index`` of a split; the same arguments give the same bytes."""
     rng = random.Random(f"minicity/{seed}/{split}/{index}")
     cities = list(CITIES[split])
     # 12 features and 4 or 2 cities: the shift by the round keeps every city from always showing
@@ -232,7 +232,7 @@ def _noise(rng: random.Random, height: int, width: int, channels: int) -> np.nda
 def _develop(
     image: np.ndarray, label_ids: np.ndarray, light: Light, rng: random.Random
 ) -> np.ndarray:
-    """Averages the large picture down, then surface texture, lens and sensor."""
+    """Average the large picture down, then surface texture, lens and sensor."""
     height, width = label_ids.shape
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     # Surfaces are rough at two scales: by the pixel and in patches of some pixels.

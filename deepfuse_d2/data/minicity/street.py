@@ -61,7 +61,7 @@ class Street:
 
 
 def draw_sky(canvas: Canvas, rng: random.Random) -> None:
-    """Fills the picture with sky: a gradient with soft clouds, brighter towards the sun."""
+    """Fill the picture with sky: a gradient with soft clouds, brighter towards the sun."""
     light = canvas.light
     width = canvas.image.shape[1]
     noise = np.random.default_rng(rng.getrandbits(64))
@@ -262,7 +262,7 @@ def _markings(mesh: Mesh, s: Street, rng: random.Random, white, stop: float) -> 
 
 
 def draw_shadows(canvas: Canvas, shadows: list[tuple[np.ndarray, float]]) -> None:
-    """Darkens world polygons (points (N, 3), share of light that remains), softly."""
+    """Darken world polygons (points (N, 3), share of light that remains), softly."""
     height, width = canvas.image.shape[:2]
     horizon = int(canvas.camera.horizon * height)
     # Shadows are soft, so a quarter of the picture's resolution will do. The darkest come last and

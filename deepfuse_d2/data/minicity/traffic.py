@@ -31,7 +31,7 @@ FEATURES = [
 
 
 def populate(layout: Layout, feature: str) -> None:
-    """Puts everything movable into the street; ``feature``, one of ``FEATURES``, in view."""
+    """Put everything movable into the street; ``feature``, one of ``FEATURES``, in view."""
     _featured(layout, feature)
     _traffic(layout)
     _parked(layout)

@@ -27,7 +27,7 @@ _IMAGE_PNG = [*_LABEL_PNG, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HU
 
 
 def write_frame(root: Path, manifest: Manifest, split: str, index: int) -> None:
-    """Draws one frame and writes its six files into folders that exist.
+    """Draw one frame and write its six files into folders that exist.
 
     Raises:
         OSError: a file cannot be written.
@@ -55,7 +55,7 @@ def write_frame(root: Path, manifest: Manifest, split: str, index: int) -> None:
 def draw_all(
     root: Path, manifest: Manifest, workers: int | None, progress: Callable[[], None] | None
 ) -> None:
-    """Draws every frame into ``root``, which holds the manifest; calls ``progress`` after each.
+    """Draw every frame into ``root``, which holds the manifest; call ``progress`` after each.
 
     Worker processes are plain subprocesses that import the generator alone. They start in a third
     of a second, where multiprocessing would import torch first, and they also work from daemonic

@@ -57,7 +57,7 @@ def read_coco(
     classes: Sequence[str] | None = None,
     crowds_are_objects: bool = False,
 ) -> Annotations:
-    """Reads a JSON file of COCO's instance annotations.
+    """Read a JSON file of COCO's instance annotations.
 
     Args:
         images: the folder that its file names start from.

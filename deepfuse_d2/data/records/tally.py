@@ -28,11 +28,11 @@ class Tally:
     mended: dict[str, list] = field(default_factory=dict)
 
     def leave_out(self, what: str, reason: str, where: object, count: int = 1) -> None:
-        """Counts `count` things, such as "annotation" or "image", that are not taken."""
+        """Count `count` things, such as "annotation" or "image", that are not taken."""
         self.left_out.setdefault((what, reason), [0, where])[0] += count
 
     def mend(self, reason: str, where: object, count: int = 1) -> None:
-        """Counts what is taken in another form than it stands there."""
+        """Count what is taken in another form than it stands there."""
         self.mended.setdefault(reason, [0, where])[0] += count
 
     def lines(self) -> list[str]:
@@ -50,7 +50,7 @@ class Tally:
 
 
 def keep_tally(name: str, tally: Tally) -> None:
-    """Keeps the tally of a data set for :func:`tally_of`, and says it in one line of the log."""
+    """Keep the tally of a data set for :func:`tally_of`, and say it in one line of the log."""
     _KEPT[name] = tally
     if tally:
         logger.warning("%s: %s", name, "; ".join(tally.lines()))

@@ -62,7 +62,7 @@ class UnpastedMasks(nn.Module):
         )
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Instances]]:
-        """Takes and returns what the model does in evaluation, masks apart."""
+        """Take and return what the model does in evaluation, masks apart."""
         detected = _unwrap(self.model).inference(batched_inputs, do_postprocess=False)
         return [
             {"instances": scale_unpasted(instances, *_size_asked_for(instances, entry))}

@@ -14,7 +14,7 @@ __all__ = ["image_entry", "register_annotated"]
 def register_annotated(
     entry: dict[str, Any], read: Callable[[dict[str, Any]], tuple[dict[str, Any], str]]
 ) -> None:
-    """Registers an entry whose files `read` turns into COCO's content and the folder of images."""
+    """Register an entry whose files `read` turns into COCO's content and the folder of images."""
     metadata: dict[str, Any] = {"evaluator_type": "coco", "has_labels": True}
     if "CLASSES" in entry:
         metadata["thing_classes"] = entry["CLASSES"]

@@ -29,7 +29,7 @@ class Format(NamedTuple):
 
 
 def check_class_names(where: str, entry: dict[str, Any]) -> None:
-    """Raises a ConfigError unless CLASSES, where given, holds distinct names."""
+    """Raise a ConfigError unless CLASSES, where given, holds distinct names."""
     classes = entry.get("CLASSES", ["object"])
     if not classes or not all(isinstance(name, str) and name for name in classes):
         raise ConfigError(f"{where}: CLASSES = {classes!r}; expected the names of ids 0, 1, ...")
