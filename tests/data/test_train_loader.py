@@ -19,6 +19,7 @@ from detectron2.data.samplers import TrainingSampler
 from deepfuse_d2 import add_deepfuse_config
 from deepfuse_d2.data.loader.batches import Batches, SamplerState, aspect_groups
 from deepfuse_d2.data.loader.train_loader import TrainLoader, build_train_loader
+from deepfuse_d2.data.loader.workers import messages_alone
 from deepfuse_d2.data.mappers.seeded_mapper import DAMAGED, RecordError, SeededSamples
 from deepfuse_d2.engine import Trainer
 from deepfuse_d2.errors import ConfigError, DatasetError, TrainingError
@@ -425,3 +426,15 @@ def test_a_batch_that_cannot_be_shared_among_the_processes_is_named(cfg):
     cfg.SOLVER.IMS_PER_BATCH = 0
     with pytest.raises(ConfigError, match=r"SOLVER.IMS_PER_BATCH is 0; .*all 1 processes"):
         build_train_loader(cfg, mapper=mapper)
+
+
+def test_a_mistake_that_a_worker_meets_is_its_message_alone():
+    worker = (
+        "Caught DatasetError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        "last):\n  File x\ndeepfuse_d2.errors.DatasetError: 16 records in a row gave no sample."
+    )
+    message = r"^16 records in a row gave no sample\.$"
+    with pytest.raises(DatasetError, match=message), messages_alone():
+        raise DatasetError(worker)
+    with pytest.raises(DatasetError, match=r"^as it is$"), messages_alone():
+        raise DatasetError("as it is")

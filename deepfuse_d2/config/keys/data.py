@@ -21,6 +21,11 @@ def add(cfg: CN) -> None:
     own.INPUT.LARGE_SCALE_JITTER.ENABLED = False
     own.INPUT.LARGE_SCALE_JITTER.SCALE = [0.1, 2.0]
     own.INPUT.LARGE_SCALE_JITTER.SIZE = [1024, 1024]
+    # Augmentation of instances, with masks as bitmaps: degrees by which an image is turned to
+    # either side, 0 to 180, ...
+    own.INPUT.ROTATION = 0.0
+    # ... and the probability, 0 to 1, that some objects of another image are laid over one.
+    own.INPUT.COPY_PASTE = 0.0
     # Augmentation of images with labels of their pixels (FusionSemanticSegmentor). In this order:
     # resize, scale jitter, crop, INPUT.RANDOM_FLIP, colour jitter. INPUT.MIN_SIZE_TRAIN may be 0
     # here: the original size.
@@ -32,7 +37,8 @@ def add(cfg: CN) -> None:
     # Share of the crops, in [0, 1], that are laid over a pixel of a class drawn from those in the
     # image, each with the same probability, however few pixels it has.
     own.INPUT.CROP.CLASS_BALANCED = 0.0
-    # Brightness, contrast and saturation change by factors in 1 +- this number; in [0, 1).
+    # Brightness, contrast and saturation change by factors in 1 +- this number; in [0, 1). Of
+    # images with instances too.
     own.INPUT.COLOR_JITTER = 0.0
     # Files of a data set that may turn out unreadable in a training, 0 or more. Each is named, and
     # another image takes its place; one more stops the training.

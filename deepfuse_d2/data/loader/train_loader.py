@@ -21,7 +21,7 @@ from ...errors import ConfigError, DatasetError, TrainingError
 from ..mappers.seeded_mapper import DAMAGED, SeededSamples
 from .batches import Batches, SampleIndex, SamplerState, aspect_groups
 from .records import load_records
-from .workers import explain_dead_workers, start_worker, wait_for_the_step
+from .workers import explain_dead_workers, messages_alone, start_worker, wait_for_the_step
 
 __all__ = ["TrainLoader", "build_train_loader"]
 
@@ -80,7 +80,11 @@ class TrainLoader:
             wait_for_the_step()
             atexit.register(samples.close)
             try:
-                for batch in prepared:
+                while True:
+                    with messages_alone():
+                        batch = next(prepared, None)
+                    if batch is None:
+                        break
                     self._note_damage(batch)
                     self._state = states.popleft()
                     yield batch

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -12,9 +12,10 @@ from pathlib import Path
 from detectron2.data.build import worker_init_reset_seed
 from torch.utils.data import get_worker_info
 
+from ...errors import UserError
 from ..mappers.seeded_mapper import SeededSamples
 
-__all__ = ["explain_dead_workers", "start_worker", "wait_for_the_step"]
+__all__ = ["explain_dead_workers", "messages_alone", "start_worker", "wait_for_the_step"]
 
 _REASONS = {
     signal.SIGKILL: "as a rule the kernel's out-of-memory killer; lower DATALOADER.NUM_WORKERS",
@@ -75,6 +76,18 @@ def explain_dead_workers(workers: Sequence[BaseProcess], samples: SeededSamples)
         f"{len(dead)} of {len(workers)} data-loader workers died ({'; '.join(causes)}) at work on "
         f"{', '.join(files) or 'no image yet'}.{_memory()}"
     )
+
+
+@contextlib.contextmanager
+def messages_alone() -> Iterator[None]:
+    """Let a user's mistake that a worker process met be its message, without the worker's trace."""
+    try:
+        yield
+    except UserError as error:
+        text, kind = str(error), f"{type(error).__name__}: "
+        if "Original Traceback" not in text or kind not in text:
+            raise
+        raise type(error)(text[text.rindex(kind) + len(kind) :].strip()) from error
 
 
 def _cause(exitcode: int) -> str:

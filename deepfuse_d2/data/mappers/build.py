@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
 from ...errors import ConfigError
+from .instance_augmentation import build_instance_augmentation
 from .instance_mapper import build_instance_mapper
 from .record_mapper import RecordMapper
 from .sem_seg_augmentation import build_sem_seg_augmentation, check_labels
@@ -40,7 +41,9 @@ def build_mapper(name: str, cfg: CfgNode, purpose: Purpose) -> Mapper:
 
 
 def _instances(cfg: CfgNode, purpose: Purpose) -> Mapper:
-    return build_instance_mapper(cfg) if purpose == "train" else _not_augmented(cfg, purpose)
+    if purpose != "train":
+        return _not_augmented(cfg, purpose)
+    return build_instance_augmentation(cfg, build_instance_mapper(cfg))
 
 
 def _sem_seg(cfg: CfgNode, purpose: Purpose) -> Mapper:

@@ -59,6 +59,8 @@ class SeededSamples(Dataset):
     ):
         self.records = records
         self.mapper = mapper
+        if hasattr(mapper, "use_records"):
+            mapper.use_records(records)
         self.seed = seed
         # What each worker works on, for the one who has to tell why it died.
         self.at_work = torch.full((workers,), -1, dtype=torch.int64).share_memory_()
