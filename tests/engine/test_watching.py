@@ -19,6 +19,7 @@ from deepfuse_d2.data.minifields import Manifest, generate_minifields
 from deepfuse_d2.engine import Trainer
 from deepfuse_d2.engine.hooks import EvaluateAverage, PredictionPictures
 from deepfuse_d2.engine.hooks.validation_loss import ValidationLoss, mean_losses
+from deepfuse_d2.engine.preflight import check_way
 from deepfuse_d2.engine.watching import watching
 
 INSTANCES, PIXELS = "watching_instances", "watching_pixels"
@@ -213,6 +214,8 @@ def test_no_watcher_changes_a_training(name, tmp_path, repository, monkeypatch):
         for hook in hooks:
             trainer._run_hook(hook)
             assert_same(state_of(trainer.model), before, type(hook).__name__)
+        check_way(trainer)
+        assert_same(state_of(trainer.model), before, "check_way")
         assert all(torch.equal(x, averages[name]) for name, x in average.average.items())
         latest = trainer.storage.latest()
     # they have all looked
