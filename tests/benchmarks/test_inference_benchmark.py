@@ -1,6 +1,7 @@
 """The commands that time, measure and compare inference, on small networks."""
 
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -132,3 +133,15 @@ def test_what_optimising_changes_is_reported(tool, trained, capsys):
 def test_weights_are_asked_for(tool, tiny_opts, capsys):
     assert tool("inference_accuracy").main(["--config-file", CONFIG, *tiny_opts]) == 2
     assert "no weights to evaluate: give a file with --weights" in capsys.readouterr().err
+
+
+def test_memory_of_many_predictions_is_measured(capsys):
+    from benchmarks import prediction_memory
+
+    assert prediction_memory.main(["--images", "20", "--allowed", "1000"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11
+    assert re.fullmatch(r" +20 images: +\d+\.\d MiB", lines[9])
+    assert re.match(
+        r"20 images in \d+ s, \d+ instances, 0 of them damaged; from the third", lines[10]
+    )

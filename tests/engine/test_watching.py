@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from deepfuse_d2.config.loading import load_config
+from deepfuse_d2.config.look_up import OWN_PREFIX
 from deepfuse_d2.data.minifields import Manifest, generate_minifields
 from deepfuse_d2.engine import Trainer
 from deepfuse_d2.engine.hooks import EvaluateAverage, PredictionPictures
@@ -226,7 +227,7 @@ def test_no_watcher_changes_a_training(name, tmp_path, repository, monkeypatch):
 
 def test_all_meta_architectures_are_watched():
     ours_and_detectron2s = {
-        name
+        name.removeprefix(OWN_PREFIX)
         for name, kind in META_ARCH_REGISTRY
         if kind.__module__.startswith(("detectron2.modeling", "deepfuse_d2."))
     }
