@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from ..visualization.checked import draw_checked
 
     reports = [check_one(name) for name in names]
+    for report in reports:
+        report.problems += against_config(report, args.config_file)
     shared = duplicates_between(reports)
     print(table(reports))
     for report in reports:
@@ -80,6 +82,43 @@ def check_one(name: str) -> Report:
 
     with tqdm(desc=name, unit="image", delay=1.0) as bar:
         return check_dataset(name, progress=bar.update)
+
+
+def against_config(report: Report, config_file: str) -> list[Problem]:
+    """What of all records does not fit a config, and whether perfect predictions score 100."""
+    import tempfile
+
+    from ..config.loading import load_config
+    from ..data.check import Problem
+    from ..engine.evaluators import EVALUATORS, build_evaluator
+    from ..engine.preflight import PERFECT, check_masks, perfect_scores
+
+    if report.errors or not report.records:
+        return []
+    cfg, name = load_config(config_file, ["MODEL.DEVICE", "cpu"]), report.name
+    problems = []
+    if config_file:
+        try:
+            check_masks(cfg, report.records, name, len(report.records))
+        except ConfigError as error:
+            problems.append(Problem(True, str(error)))
+    if EVALUATORS.get(report.evaluator_type) is not EVALUATORS["coco"]:
+        return problems
+    most = max(len(facts.instances) for facts in report.facts)
+    if config_file and most > cfg.TEST.DETECTIONS_PER_IMAGE:
+        text = (
+            f"{name} has up to {most} objects an image, and TEST.DETECTIONS_PER_IMAGE is "
+            f"{cfg.TEST.DETECTIONS_PER_IMAGE}."
+        )
+        problems.append(Problem(False, text))
+    with tempfile.TemporaryDirectory() as folder:
+        evaluator = build_evaluator(name, folder, detections_per_image=most)
+        scores = perfect_scores(name, report.records, evaluator)
+    for metric, score in scores.items():
+        if score < PERFECT:
+            text = f"Predictions made from the ground truth of {name} score {metric} {score:.1f}."
+            problems.append(Problem(False, text))
+    return problems
 
 
 def table(reports: Sequence[Report]) -> str:

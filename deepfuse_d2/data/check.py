@@ -65,6 +65,7 @@ class Report:
     records: list[dict[str, Any]]
     facts: list[Facts]
     problems: list[Problem]
+    evaluator_type: str | None = None
 
     @property
     def errors(self) -> list[Problem]:
@@ -115,6 +116,7 @@ def check_dataset(
         records,
         [],
         problems,
+        metadata.get("evaluator_type"),
     )
 
     def inspect(record: dict[str, Any]) -> Facts:

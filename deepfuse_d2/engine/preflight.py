@@ -30,17 +30,16 @@ from ..randomness import untouched_random_state
 from .hooks.validation_loss import computing_losses
 from .watching import watching
 
-__all__ = ["check_classes", "check_masks", "check_way", "perfect_scores"]
+__all__ = ["PERFECT", "check_classes", "check_masks", "check_way", "perfect_scores"]
 
 logger = logging.getLogger(__name__)
 
 # Images of a data set that are walked with; the model sees the first alone.
 _SAMPLES = 4
-_LOOKED_AT = 4000
 # Their figures of perfect predictions are known.
 _SCORED = (COCOInstanceEvaluator, SemSegEvaluator)
 # Percent; the means of COCO's precision end at 99.99...
-_PERFECT = 99.9
+PERFECT = 99.9
 
 
 def check_classes(
@@ -81,17 +80,20 @@ def check_classes(
             )
 
 
-def check_masks(cfg: CfgNode, records: Sequence[dict[str, Any]], name: str) -> None:
+def check_masks(
+    cfg: CfgNode, records: Sequence[dict[str, Any]], name: str, count: int = 4000
+) -> None:
     """Raise where the masks of records cannot be learned as the config asks.
 
-    Of a large data set some thousand records are looked at.
+    Args:
+        count: as many records are looked at, spread evenly.
 
     Raises: ConfigError.
     """
     if not cfg.MODEL.MASK_ON or "instances" not in predictions_of(meta_arch_of(cfg)):
         return
     total = without = rle = 0
-    places = np.linspace(0, len(records) - 1, min(_LOOKED_AT, len(records))).astype(int)
+    places = np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)
     for record in (records[place] for place in places.tolist()):
         for annotation in record.get("annotations", ()):
             if annotation.get("iscrowd", 0):
@@ -179,7 +181,7 @@ def _evaluate(trainer: DefaultTrainer, model: nn.Module, name: str, records: lis
         chosen = sorted(range(len(records)), key=lambda i: -counts[i])[:2]
         picked = [records[i] for i in chosen] + _spread(records)
         scores = perfect_scores(name, picked, evaluator)
-    low = {metric: score for metric, score in scores.items() if score < _PERFECT}
+    low = {metric: score for metric, score in scores.items() if score < PERFECT}
     if low:
         told = ", ".join(f"{metric} {score:.1f}" for metric, score in low.items())
         raise DatasetError(

@@ -8,6 +8,7 @@ from PIL import Image
 
 from deepfuse_d2.cli.check_data import tell
 from deepfuse_d2.data.check import Problem
+from tests.data.forms import coco_rle
 
 
 @pytest.fixture
@@ -80,3 +81,21 @@ def test_wrong_arguments_end_with_2(deepfuse, config, capsys):
     assert "Did you mean: camvid_sem_seg_train" in capsys.readouterr().err
     assert deepfuse("check-data", "--config-file", str(config), "--sheet", "sheet.jpg") == 2
     assert "ending in .png" in capsys.readouterr().err
+
+
+def test_instances_are_checked_against_what_a_config_learns_of_them(deepfuse, tmp_path, capsys):
+    entry = coco_rle(tmp_path)
+    file = tmp_path / "my.yaml"
+    file.write_text(
+        "MODEL: {MASK_ON: True}\nINPUT: {MASK_FORMAT: polygon}\nTEST: {DETECTIONS_PER_IMAGE: 1}\n"
+        f"DATASETS:\n  EXTRA: [{{NAME: my_train, FORMAT: coco, JSON: {entry['JSON']}, "
+        f"IMAGES: {entry['IMAGES']}}}]\n  TRAIN: [my_train]\n  TEST: []\n"
+    )
+    try:
+        assert deepfuse("check-data", "--config-file", str(file), "--num", "0") == 1
+    finally:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            catalog.pop("my_train", None)
+    output = capsys.readouterr().out
+    assert 'error: 3 of 3 instances of "my_train" have a run-length mask' in output
+    assert "my_train has up to 2 objects an image, and TEST.DETECTIONS_PER_IMAGE is 1" in output
