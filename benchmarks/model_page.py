@@ -140,6 +140,10 @@ def network(cfg: CfgNode) -> str:
     backbone = [model.BACKBONE.NAME]
     if backbone == ["build_neck_backbone"]:
         backbone = [model.NECK.BOTTOM_UP, model.NECK.NAME]
+    if "build_composite_backbone" in backbone:
+        place = backbone.index("build_composite_backbone") + 1
+        inner = f"{model.COMPOSITE.NUM_BACKBONES} x {model.COMPOSITE.BOTTOM_UP}"
+        backbone.insert(place, f"{inner} ({model.COMPOSITE.STYLE})")
     kind = meta_arch_of(cfg)
     if issubclass(kind, GeneralizedRCNN):
         head = model.ROI_HEADS

@@ -8,6 +8,7 @@ a small image when it is built.
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -160,9 +161,9 @@ class TimmBackbone(Backbone):
 
     def _set_statistics(self, name, pretrained_cfg, mean, std, image_format) -> None:
         """Prepare what turns (v - mean) / std of v in 0..255 into the model's own normalisation."""
-        own_mean, own_std = (
-            255 * torch.tensor(pretrained_cfg[key], dtype=torch.float64) for key in ("mean", "std")
-        )
+        # values also of a network that is built without memory, on "meta"
+        exact = partial(torch.tensor, dtype=torch.float64, device="cpu")
+        own_mean, own_std = (255 * exact(pretrained_cfg[key]) for key in ("mean", "std"))
         self.flip = image_format == "BGR"
         # Either as the config has them, in the order of its channels, or as the model was trained.
         given = [v for v in (mean, std) if v is not None]
@@ -172,8 +173,8 @@ class TimmBackbone(Backbone):
                 "timm's models take three channels; choose RGB or BGR and three values each."
             )
         order = [2, 1, 0] if self.flip else [0, 1, 2]
-        mean = own_mean if mean is None else torch.tensor(mean, dtype=torch.float64)[order]
-        std = own_std if std is None else torch.tensor(std, dtype=torch.float64)[order]
+        mean = own_mean if mean is None else exact(mean)[order]
+        std = own_std if std is None else exact(std)[order]
         scale, shift = std / own_std, (mean - own_mean) / own_std
         # Statistics are given with four digits.
         self.rescale = not (
@@ -189,9 +190,10 @@ class TimmBackbone(Backbone):
                 [round(v, 3) for v in own_std.tolist()],
                 image_format,
             )
-        # Part of the config, not of the weights.
-        self.register_buffer("scale", scale.float().reshape(3, 1, 1), persistent=False)
-        self.register_buffer("shift", shift.float().reshape(3, 1, 1), persistent=False)
+        # Part of the config, not of the weights; on the network's device.
+        device = next(self.body.parameters()).device
+        self.register_buffer("scale", scale.float().reshape(3, 1, 1).to(device), persistent=False)
+        self.register_buffer("shift", shift.float().reshape(3, 1, 1).to(device), persistent=False)
 
     def stages(self) -> list[Stage]:
         """The layers by the first feature that depends on them; the stem as `freeze` has it."""

@@ -275,8 +275,10 @@ def runs_by_rows(
     """
     training = body.training
     body.eval()
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0), device="cpu")
     image = image.to(next(body.parameters()))
+    # of a network without memory, shapes are all that can be compared
+    same = torch.equal if image.device.type != "meta" else lambda a, b: a.shape == b.shape
     try:
         expected = dict(zip(taps, body(image), strict=True))
         x, found = image, {}
@@ -285,8 +287,7 @@ def runs_by_rows(
                 x = body.get_submodule(name)(x)
             found[stage] = x
         return all(
-            stage == "stem" or torch.equal(found[stage], feature)
-            for stage, feature in expected.items()
+            stage == "stem" or same(found[stage], feature) for stage, feature in expected.items()
         )
     # modules that are not run one after the other do not fit in many ways
     except Exception:
