@@ -21,7 +21,7 @@ READY  := $(VENV)/ready
 
 install: $(READY)
 
-$(READY): pyproject.toml constraints.txt tools/install_detectron2.py
+$(READY): pyproject.toml constraints.txt deepfuse_d2/cli/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "deepfuse_d2 needs python >= 3.10; give one with make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \

@@ -1,6 +1,7 @@
 """Evaluate a trained model on the data sets of a recipe or a config.
 
     deepfuse eval MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick --weights output/model_final.pth
+    deepfuse eval packed_model DATASETS.TEST "('pennfudan_val',)"
     deepfuse eval --config-file output/config.yaml --weights output/model_final.pth \\
         DATASETS.TEST "('pennfudan_val',)"
 

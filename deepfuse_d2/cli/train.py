@@ -45,11 +45,16 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..checkpoint.model_folder import is_model_folder, open_folder
     from ..config.recipes import find_config
     from ..engine.distributed.launch import launch
 
     args.config_file, args.opts = config_and_overrides(args)
-    if args.config_file:
+    if is_model_folder(args.config_file):
+        folder = open_folder(args.config_file, verify=False)
+        args.config_file = folder.config_file
+        args.opts = ["MODEL.WEIGHTS", str(folder.path), *args.opts]
+    elif args.config_file:
         args.config_file = find_config(args.config_file)
     launch(run_in_process, args)
 

@@ -244,7 +244,7 @@ def test_the_commands_pack_and_predict(deepfuse, cfg, tiny_opts, tmp_path, capsy
     assert "give --model, or --config-file and --weights" in capsys.readouterr().err
 
 
-def test_a_training_packs_at_its_end(tiny_minicity, tiny_opts, tmp_path):
+def test_a_training_packs_at_its_end_what_eval_takes(tiny_minicity, tiny_opts, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "deepfuse_d2", "train", RECIPE, "--pack",
          *tiny_opts, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path)],
@@ -260,3 +260,12 @@ def test_a_training_packs_at_its_end(tiny_minicity, tiny_opts, tmp_path):
         "| minicity_fine_instance_seg_val | segm | AP |"
         in (tmp_path / "model" / "README.md").read_text()
     )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "deepfuse_d2", "eval", str(tmp_path / "model"),
+         "OUTPUT_DIR", str(tmp_path / "evaluated"), "MODEL.DEVICE", "cpu",
+         "DATASETS.TEST", "('minicity_fine_instance_seg_val',)", "DATALOADER.NUM_WORKERS", "0"],
+        env={**os.environ, "DETECTRON2_DATASETS": str(tiny_minicity)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Instance AP on 2 images" in done.stdout + done.stderr
