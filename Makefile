@@ -1,7 +1,10 @@
 # make quickstart   everything from nothing to a trained, evaluated, drawn model
 # make demo         a page on this machine to look at the models trained so far
 # make cards        docs/models.md anew, after a config, a network or a figure has changed
-# make test         the test suite; its last line counts what passed and failed
+# make test         the test suite; its last line counts what passed and failed; with
+#                   DETECTRON2=<checkout> on another detectron2
+# make test-machines  what depends on the CPU, once for each kind that this one can emulate
+# make test-oldest  the test suite on the oldest versions of pyproject.toml
 # make wheel        the package from a wheel in a fresh environment: its commands in an empty folder
 # Every target does the set-up it needs. PYTHON=python3.11 chooses the interpreter.
 
@@ -17,7 +20,7 @@ PORT   ?= 7860
 READY  := $(VENV)/ready
 
 .DELETE_ON_ERROR:
-.PHONY: install quickstart demo cards test wheel lint format clean
+.PHONY: install quickstart demo cards test test-machines test-oldest wheel lint format clean
 
 install: $(READY)
 
@@ -50,10 +53,44 @@ cards: $(READY)
 	$(BIN)/python -W ignore -m benchmarks.model_cards
 
 test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(if $(DETECTRON2),PYTHONPATH=$(abspath $(DETECTRON2))) \
+		$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 wheel:
 	PYTHON=$(PYTHON) .ci/wheel
+
+# What computes differently on another kind of CPU, or chooses by the kind.
+BY_MACHINE := tests/kernels tests/layers tests/inference/test_optimize.py \
+	tests/inference/test_fold.py $(addprefix tests/engine/test_, \
+	fast_kernels.py mixed_precision.py steps.py threads.py all_switches.py) \
+	tests/modeling/test_necks.py
+# Environments: no vectors to speak of; AVX2; AVX-512 without bfloat16.
+MACHINES := ATEN_CPU_CAPABILITY=default,ONEDNN_MAX_CPU_ISA=SSE41 \
+	ATEN_CPU_CAPABILITY=avx2,ONEDNN_MAX_CPU_ISA=AVX2 \
+	ONEDNN_MAX_CPU_ISA=AVX512_CORE
+
+test-machines: $(READY)
+	@for machine in $(MACHINES); do \
+		echo "Emulated: $$machine"; \
+		env $$(echo $$machine | tr , ' ') $(BIN)/python -m pytest -q --numprocesses 2 \
+			--dist loadfile --disable-warnings $(BY_MACHINE) || exit 1; \
+	done
+
+# An environment of its own; uv is what resolves to the oldest versions.
+OLDEST        := .venv-oldest
+OLDEST_PYTHON ?= $(shell python3.10 -c '' 2> /dev/null && echo python3.10 || echo $(PYTHON))
+
+$(OLDEST)/ready: pyproject.toml deepfuse_d2/cli/install_detectron2.py
+	@rm -f $@
+	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python \
+		--resolution lowest-direct --editable '.[dev]'
+	$(OLDEST)/bin/python tools/install_detectron2.py
+	@touch $@
+
+test-oldest: $(OLDEST)/ready
+	$(OLDEST)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -65,4 +102,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) output
+	rm -rf $(VENV) $(OLDEST) output

@@ -301,7 +301,8 @@ def _supervision():
         import supervision
     except ImportError as error:
         raise ConfigError(
-            'output="supervision" needs the package supervision: pip install supervision'
+            'output="supervision" needs the package supervision: pip install supervision, or the '
+            "extra of that name of this package."
         ) from error
     return supervision
 

@@ -19,7 +19,18 @@ RES2NET = ("MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.RESNETS.NORM", "BN")
 
 
 def timm_features(model):
-    return lambda image: model.forward_intermediates(image, intermediates_only=True)[-4:]
+    """Of any version: forward_intermediates is new, of DLA newer than of others."""
+
+    def features(image):
+        maps = []
+        modules = [model.get_submodule(info["module"]) for info in model.feature_info[-4:]]
+        handles = [m.register_forward_hook(lambda *call: maps.append(call[-1])) for m in modules]
+        model.forward_features(image)
+        for handle in handles:
+            handle.remove()
+        return maps
+
+    return features
 
 
 def torchvision_features(model):

@@ -15,6 +15,9 @@ from torch import nn
 from deepfuse_d2.checkpoint.safe_load import load_file
 from deepfuse_d2.errors import DamagedWeightsError, WeightsError
 
+# What an array is unpickled by; NumPy 2 has it in another module than NumPy 1.
+RECONSTRUCT = np.zeros(1).__reduce__()[0]
+
 
 class Call:
     """Unpickling it calls `function`; BUILD then sets `state`, if there is one."""
@@ -86,9 +89,7 @@ def test_a_pickle_that_calls_anything_is_refused_by_the_name_of_it(
         "top": bomb,
         "value": {"model": {"a": [OrderedDict(b=bomb)]}},
         "key": {(1, bomb): 2},
-        "state of an array": Call(
-            np._core.multiarray._reconstruct, np.ndarray, (0,), b"b", state=(1, bomb)
-        ),
+        "state of an array": Call(RECONSTRUCT, np.ndarray, (0,), b"b", state=(1, bomb)),
     }
     refuse(tmp_path / "x.pkl", contents[where], rf"asks for {name}.*If you trust the file")
     assert sorted(os.listdir(tmp_path)) == ["x.pkl"]
@@ -119,7 +120,7 @@ def test_the_parts_of_an_allowed_name_are_refused(tmp_path):
         # NumPy's own constructor would allocate a terabyte
         (Call(np.ndarray, (1 << 40,), "u1"), "not made of bytes"),
         (
-            Call(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b"),
+            Call(RECONSTRUCT, np.ndarray, (0,), b"b"),
             "not made of bytes",
         ),
         (np.ndarray, "a function where an array"),
@@ -132,7 +133,7 @@ def test_an_array_of_anything_but_numbers_is_refused(tmp_path, content, message)
 @pytest.mark.parametrize("shape", [(1 << 40,), (-1,), (3,)])
 def test_an_array_of_another_size_than_its_bytes_is_refused(tmp_path, shape):
     state = (1, shape, np.dtype("u1"), False, b"\0\0")
-    array = Call(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b", state=state)
+    array = Call(RECONSTRUCT, np.ndarray, (0,), b"b", state=state)
     refuse(tmp_path / "x.pkl", {"w": array}, "x.pkl cannot be read", DamagedWeightsError)
 
 

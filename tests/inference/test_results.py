@@ -173,14 +173,18 @@ def test_pasted_masks_are_those_of_detectron2(raw):
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
-class _Detections:
-    def __init__(self, **fields):
-        vars(self).update(fields)
-
-
-def test_supervision_gets_arrays_and_names(raw, monkeypatch):
-    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=_Detections))
+def test_supervision_gets_arrays_and_names(raw):
+    supervision = pytest.importorskip("supervision", reason="needs the extra supervision")
     detections = convert(raw, 64, 96, "supervision", METADATA)
+    assert type(detections) is supervision.Detections
+    # what its users do with them: choose by a condition, draw
+    (person,) = detections[detections.confidence > 0.5 * detections.confidence.max()][:1]
+    assert person[0].shape == (4,)
+    scene = np.zeros((64, 96, 3), np.uint8)
+    drawn = supervision.MaskAnnotator().annotate(scene.copy(), detections)
+    drawn = supervision.LabelAnnotator().annotate(drawn, detections)
+    assert drawn.shape == scene.shape
+    assert drawn.any()
     assert detections.xyxy.shape == (2, 4)
     assert detections.mask.shape == (2, 64, 96)
     assert detections.mask.dtype == bool

@@ -138,7 +138,6 @@ def test_maps_that_autocast_made_smaller_are_resized_in_float32(channels_last, a
         found = resize_bilinear(x, (31, 45), align_corners=align_corners)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, exact.bfloat16())
-    # what torch itself gives is rounded on the way
-    assert not torch.equal(
-        F.interpolate(x, (31, 45), mode="bilinear", align_corners=align_corners), found
-    )
+    # what torch itself gives is rounded on the way, on some machines
+    theirs = F.interpolate(x, (31, 45), mode="bilinear", align_corners=align_corners)
+    assert (found - exact).norm() <= (theirs - exact).norm()

@@ -1,0 +1,292 @@
+"""Time each kernel written by hand against what it takes the place of, interleaved.
+
+    python -m benchmarks.kernels
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.kernels winograd
+
+Of each: the median of its milliseconds, how many times as long the other one takes (medians of
+ratios within a round; below 1 the kernel is slower), and the lines of code of its files. A kernel
+stays where it is 1.15 times as fast on some kind of machine, and is chosen there alone.
+"""
+
+import argparse
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import get_cfg
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, ROIAlign, ShapeSpec, paste_masks_in_image
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import build_proposal_generator
+from detectron2.structures import Boxes, ImageList
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from benchmarks.timing import run_rounds, summarize
+from deepfuse_d2.inference.optimize import heads, proposals
+from deepfuse_d2.kernels import (
+    folded_conv,
+    packed_conv,
+    roi_align,
+    roi_pool,
+    roi_samples,
+    tiled_convolution,
+    winograd,
+)
+from deepfuse_d2.kernels.capabilities import isa
+from deepfuse_d2.modeling.postprocessing import paste
+
+LAST = torch.channels_last
+
+
+class Row(NamedTuple):
+    """A kernel at work on one shape, and what it takes the place of."""
+
+    kernel: str
+    work: str
+    ours: Callable[[], object]
+    theirs: Callable[[], object]
+
+
+#: files of each kernel
+FILES: dict[str, list[ModuleType]] = {
+    "winograd": [winograd],
+    "packed": [packed_conv],
+    "roi pool": [roi_pool],
+    "roi align": [roi_align, roi_samples],
+    "tiled": [tiled_convolution],
+    "folded": [folded_conv],
+    "paste": [paste],
+    "proposals": [proposals],
+    "heads": [heads],
+}
+
+
+def _maps(*shape: int) -> Tensor:
+    return torch.randn(shape).relu().contiguous(memory_format=LAST)
+
+
+def _convolution(channels: int, out: int, side: int = 3) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, out, side, padding=side // 2)
+    return conv.to(memory_format=LAST).requires_grad_(False)
+
+
+def _winograd() -> Iterator[Row]:
+    for shape in ((1, 256, 128, 256), (1, 256, 64, 128), (1, 256, 16, 32), (100, 256, 14, 14)):
+        conv, x = _convolution(256, 256), _maps(*shape)
+        make = packed_conv.InferenceConv2d
+        side = shape[2] if shape[0] > 1 else None
+        tiled = winograd.WinogradConv2d(
+            conv.weight, conv.bias, m=side and winograd.WinogradConv2d.best_side(side, x.dtype)
+        )
+        direct = make(conv, dtype=torch.float32, pack=True)
+        yield Row("winograd", f"3x3 {shape}", lambda x=x, f=tiled: f(x), lambda x=x, f=direct: f(x))
+
+
+def _packed() -> Iterator[Row]:
+    for channels, out, side, size in (
+        (256, 64, 1, (128, 256)),
+        (64, 64, 3, (128, 256)),
+        (512, 512, 3, (16, 32)),
+        (2048, 512, 1, (16, 32)),
+    ):
+        conv, x = _convolution(channels, out, side), _maps(1, channels, *size)
+        fast = packed_conv.InferenceConv2d(conv, dtype=torch.float32, pack=True)
+        fast.relu = True
+        yield Row(
+            "packed",
+            f"{side}x{side} {channels}-{out} {size} + ReLU",
+            lambda x=x, f=fast: f(x),
+            lambda x=x, f=conv: f(x).relu_(),
+        )
+
+
+def _boxes(count: int, height: int, width: int) -> Tensor:
+    corners = torch.rand(count, 2) * torch.tensor([width - 40.0, height - 40.0])
+    sizes = torch.rand(count, 2) ** 2 * 160 + 16
+    stops = torch.minimum(corners + sizes, torch.tensor([width, height]) - 1.0)
+    return torch.cat([corners, stops], 1)
+
+
+def _pyramid() -> list[Tensor]:
+    return [_maps(1, 256, 128 >> level, 256 >> level) for level in range(4)]
+
+
+def _roi_pool() -> Iterator[Row]:
+    for count, size in ((1000, 7), (100, 14)):
+        scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+        stock = ROIPooler(size, scales, sampling_ratio=0, pooler_type="ROIAlignV2")
+        ours = roi_pool.TableROIPooler(stock)
+        maps, boxes = _pyramid(), [Boxes(_boxes(count, 512, 1024))]
+        yield Row(
+            "roi pool",
+            f"{count} boxes, {size} x {size}",
+            lambda f=ours, m=maps, b=boxes: f(m, b),
+            lambda f=stock, m=maps, b=boxes: f(m, b),
+        )
+
+
+def _there_and_back(function: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
+    def work() -> None:
+        function(x).sum().backward()
+        x.grad = None
+
+    return work
+
+
+def _roi_align() -> Iterator[Row]:
+    for count, size in ((512, 7), (128, 14)):
+        x = _maps(1, 256, 128, 256).requires_grad_()
+        rois = torch.cat([torch.zeros(count, 1), _boxes(count, 512, 1024)], 1)
+        stock = ROIAlign(size, 0.25, 0)
+        ours = roi_align.RowROIAlign(size, 0.25, 0)
+        yield Row(
+            "roi align",
+            f"{count} boxes, {size} x {size}, and gradient",
+            _there_and_back(lambda m, f=ours, r=rois: f(m, r), x),
+            _there_and_back(lambda m, f=stock, r=rois: f(m, r), x),
+        )
+
+
+def _tiled() -> Iterator[Row]:
+    for shape in ((2, 256, 64, 128), (64, 256, 14, 14), (2, 128, 64, 128)):
+        x = _maps(*shape).requires_grad_()
+        weight = (torch.randn(shape[1], shape[1], 3, 3) / 50).requires_grad_()
+        bias = torch.zeros(shape[1]).requires_grad_()
+        yield Row(
+            "tiled",
+            f"3x3 {shape}, and gradients",
+            _there_and_back(lambda m, w=weight, b=bias: tiled_convolution.tiled_conv2d(m, w, b), x),
+            _there_and_back(lambda m, w=weight, b=bias: F.conv2d(m, w, b, padding=1), x),
+        )
+
+
+def _folded() -> Iterator[Row]:
+    for channels, out, side, size in ((256, 64, 1, (64, 128)), (128, 128, 3, (32, 64))):
+        norm = FrozenBatchNorm2d(out)
+        conv = Conv2d(channels, out, side, padding=side // 2, bias=False, norm=norm)
+        conv = conv.to(memory_format=LAST)
+        other = Conv2d(channels, out, side, padding=side // 2, bias=False, norm=norm)
+        other = other.to(memory_format=LAST)
+        other.__class__ = folded_conv.FoldedConv2d
+        x = _maps(2, channels, *size).requires_grad_()
+        yield Row(
+            "folded",
+            f"{side}x{side} {channels}-{out} {size}, and gradients",
+            _there_and_back(other, x),
+            _there_and_back(conv, x),
+        )
+
+
+def _paste() -> Iterator[Row]:
+    for count, size in ((100, (512, 1024)), (20, (1024, 2048))):
+        masks, boxes = torch.rand(count, 1, 28, 28), _boxes(count, *size)
+        yield Row(
+            "paste",
+            f"{count} masks, {size}",
+            lambda m=masks, b=boxes, s=size: paste.paste_masks(m, b, s),
+            lambda m=masks, b=boxes, s=size: paste_masks_in_image(m[:, 0], b, s),
+        )
+
+
+def _proposals() -> Iterator[Row]:
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
+    cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = 1000
+    shapes = {f"p{i}": ShapeSpec(channels=256, stride=2**i) for i in range(2, 7)}
+    stock = build_proposal_generator(cfg, shapes).eval()
+    ours = proposals.InferenceRPN(stock)
+    head = [
+        (torch.randn(1, 3, 256 >> i, 512 >> i), torch.randn(1, 12, 256 >> i, 512 >> i) / 9)
+        for i in range(1, 6)
+    ]
+
+    class Given(nn.Module):
+        def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], ...]:
+            return [scores for scores, _ in head], [deltas.clone() for _, deltas in head]
+
+    stock.rpn_head = ours.rpn_head = Given()
+    images = ImageList(torch.zeros(1, 3, 512, 1024), [(512, 1024)])
+    maps = {f"p{i}": torch.zeros(1, 1, 512 >> i, 1024 >> i) for i in range(2, 7)}
+    yield Row(
+        "proposals",
+        "5 levels of 512 x 1024",
+        lambda: ours(images, maps),
+        lambda: stock(images, maps),
+    )
+
+
+def _heads() -> Iterator[Row]:
+    linear, x = nn.Linear(256 * 49, 1024), torch.randn(1000, 256 * 49)
+    ours = heads.LinearAsConvolution(linear, pack=True)
+    yield Row("heads", "1000 x 12544 - 1024", lambda: ours(x), lambda: linear(x))
+    deconv, last = nn.ConvTranspose2d(256, 256, 2, 2), nn.Conv2d(256, 8, 1)
+    deconv, last = deconv.to(memory_format=LAST), last.to(memory_format=LAST)
+    fused = heads.UpsampledPredictor(deconv, last, dtype=torch.float32, pack=True)
+    y = _maps(100, 256, 14, 14)
+    yield Row(
+        "heads",
+        "deconvolution of 100 masks, 8 classes",
+        lambda: torch.cat([fused(part) for part in y.split(heads._BOXES)]),
+        lambda: last(deconv(y).relu_()),
+    )
+
+
+ROWS = {
+    "winograd": _winograd,
+    "packed": _packed,
+    "roi pool": _roi_pool,
+    "roi align": _roi_align,
+    "tiled": _tiled,
+    "folded": _folded,
+    "paste": _paste,
+    "proposals": _proposals,
+    "heads": _heads,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kernels", nargs="*", choices=[*ROWS, []], help="by default all")
+    parser.add_argument("--rounds", type=int, default=7, help="that are counted (default: 7)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    table = []
+    for kernel in args.kernels or ROWS:
+        for row in ROWS[kernel]():
+            training = "gradient" in row.work
+            with torch.set_grad_enabled(training):
+                works = {"ours": row.ours, "theirs": row.theirs}
+                candidates = {name: functools.partial(_timed, f) for name, f in works.items()}
+                seconds = run_rounds(candidates, args.rounds, row.work)
+            ours, _ = summarize(seconds["ours"], seconds["theirs"])
+            _, ratio = summarize(seconds["theirs"], seconds["ours"])
+            table.append([kernel, row.work, ours * 1e3, ratio, _lines(FILES[kernel])])
+    print(f"\n{isa()}, {args.threads} threads, torch {torch.__version__}, {args.rounds} rounds\n")
+    headers = ["kernel", "work", "ms", "times as fast", "lines"]
+    print(tabulate(table, headers, "github", floatfmt=("", "", ".1f", ".2f", "")))
+    return 0
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _lines(modules: list[ModuleType]) -> int:
+    return sum(len(inspect.getsource(module).splitlines()) for module in modules)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
