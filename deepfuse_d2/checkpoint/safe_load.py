@@ -58,6 +58,12 @@ def load_file(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
 def load_torch(path: str | Path) -> Any:
     """Return the contents of a ``.pth`` file on the CPU: tensors and plain containers only."""
     path = Path(path)
+    if _is_torchscript(path):
+        raise WeightsError(
+            f"{path} is a TorchScript program, not a file of weights, and was not loaded, "
+            "because it holds code. If you trust the file, save its weights: "
+            f'torch.save(torch.jit.load("{path}").state_dict(), "NEW.pth").'
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -76,13 +82,16 @@ def load_torch(path: str | Path) -> Any:
             f"{path} NEW.pth"
         ) from error
     except (EOFError, RuntimeError, OSError, ValueError, KeyError) as error:
-        if "TorchScript" in str(error):
-            raise WeightsError(
-                f"{path} is a TorchScript program, not a file of weights, and was not loaded, "
-                "because it holds code. If you trust the file, save its weights: "
-                f'torch.save(torch.jit.load("{path}").state_dict(), "NEW.pth").'
-            ) from error
         raise _damaged(path, error) from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether it is a program: torch 2.5 would run it, `weights_only` or not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:

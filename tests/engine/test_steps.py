@@ -32,7 +32,10 @@ class Model(nn.Module):
         y = self.head(maps.mean((2, 3)))
         self.calls.append((len(batch), maps.dtype))
         target = torch.stack([sample["target"] for sample in batch])
-        return {"loss_a": F.mse_loss(y[:, 0].float(), target), "loss_b": y[:, 1].square().mean()}
+        return {
+            "loss_a": F.mse_loss(y[:, 0].to(target.dtype), target),
+            "loss_b": y[:, 1].square().mean(),
+        }
 
 
 def batches(count, size=4):
