@@ -10,6 +10,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+KERNELS = (
+    "winograd=on, winograd bfloat16=on, tiled training=on, channels last=on, "
+    "linear as convolution=on"
+)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -32,10 +36,14 @@ def _fixed_seed():
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_session(tmp_path_factory):
-    """Whoever runs the tests keeps their own cache as it is, and it changes no test."""
+    """Whoever runs the tests keeps their own cache as it is, and it changes no test.
+
+    Nor does a measurement: all kernels that a machine may choose are used.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user_cache")))
         patch.delenv("DEEPFUSE_CACHE", raising=False)
+        patch.setenv("DEEPFUSE_KERNELS", KERNELS)
         yield
 
 

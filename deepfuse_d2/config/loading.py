@@ -14,6 +14,7 @@ from ..checkpoint.model_folder import is_model_folder, open_folder
 from ..data import register_extra
 from ..errors import ConfigError
 from ..files import CACHE_VARIABLE
+from ..kernels import choice
 from .flatten import flatten
 from .keys import add_deepfuse_config
 from .recipes import config_path, find_config
@@ -55,6 +56,9 @@ def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode
     if cfg.CACHE.FOLDER:
         # in the environment, so that processes that this one starts know it too
         os.environ[CACHE_VARIABLE] = cfg.CACHE.FOLDER
+    if cfg.DEEPFUSE_D2.MODEL.KERNELS:
+        choice.check_choices(cfg.DEEPFUSE_D2.MODEL.KERNELS)
+        os.environ[choice.VARIABLE] = cfg.DEEPFUSE_D2.MODEL.KERNELS
     check_device(cfg)
     if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
         logging.getLogger(__name__).warning(

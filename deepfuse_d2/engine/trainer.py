@@ -43,7 +43,7 @@ from .solver.optimizer import build_optimizer
 from .solver.schedule import build_lr_scheduler
 from .speed.allocator import retain_freed_memory
 from .speed.compile import compile_by_config
-from .speed.fast_kernels import use_fast_kernels
+from .speed.fast_kernels import gains_by_channels_last, use_fast_kernels
 from .speed.stage_checkpointing import checkpoint_stages
 from .speed.threads import set_threads
 from .steps import build_step_trainer
@@ -179,7 +179,7 @@ class Trainer(ResumableTrainer):
             model = supervise_assistants(model, cfg.MODEL.COMPOSITE.ASSISTANT_WEIGHTS)
         if cfg.DEEPFUSE_D2.MODEL.FAST_KERNELS:
             model = use_fast_kernels(model)
-        if cfg.DEEPFUSE_D2.MODEL.CHANNELS_LAST:
+        if cfg.DEEPFUSE_D2.MODEL.CHANNELS_LAST and gains_by_channels_last(cfg.MODEL.DEVICE):
             model = model.to(memory_format=torch.channels_last)
         parameters = sum(p.numel() for p in model.parameters())
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -40,7 +40,7 @@ class InferenceConv2d(nn.Module):
             dtype: to compute in.
             pack: lay the filters out for oneDNN, where that can `dtype`. They are then opaque to
                 ``state_dict`` and ``copy.deepcopy``.
-            winograd: compute by tiles, see :class:`WinogradConv2d`, where that `fits`; with `pack`.
+            winograd: compute by tiles, see :class:`WinogradConv2d`, where that `fits`, if `pack`.
             side: of the maps that it will get, in cells, if that is known.
         """
         super().__init__()
@@ -56,8 +56,10 @@ class InferenceConv2d(nn.Module):
         bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.register_buffer("bias", bias)
         self.packed = self.winograd = None
+        # the compiler and a GPU have ways of their own
+        winograd = winograd and pack and weight.device.type == "cpu"
         pack = pack and can_pack(weight.device, dtype)
-        if pack and winograd and WinogradConv2d.fits(conv, dtype):
+        if winograd and WinogradConv2d.fits(conv, dtype):
             m = None if side is None else WinogradConv2d.best_side(side, dtype)
             self.winograd = WinogradConv2d(weight, bias, m=m)
         elif pack:

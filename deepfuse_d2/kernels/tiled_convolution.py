@@ -2,16 +2,21 @@
 
 On a CPU nearly all the time of a float32 training goes into convolutions that already run at the
 speed of its multipliers; what is left is to multiply less. The forward pass and the gradient of the
-input are such convolutions, see layers/winograd.py; the gradient of the weights is left to
+input are such convolutions, see winograd.py; the gradient of the weights is left to
 torch.
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
+from .choice import is_chosen
 from .folded_conv import FoldedConv2d
 from .winograd import WinogradConv2d
 
@@ -100,5 +105,23 @@ class TiledConv2d(_Tiled, Conv2d):
 
 
 def can_tile(module: nn.Conv2d) -> bool:
-    """Whether it is a 3x3 convolution of a width that gains by the method."""
-    return WinogradConv2d.fits(module, module.weight.dtype) and module.padding_mode == "zeros"
+    """Whether it is a 3x3 convolution of a width that gains by the method on this machine."""
+    return (
+        WinogradConv2d.has_form(module)
+        and module.weight.dtype is torch.float32
+        and module.padding_mode == "zeros"
+        and is_chosen("tiled training", _trial)
+    )
+
+
+def _trial() -> tuple[Callable[[], None], Callable[[], None]]:
+    """A convolution as pyramids have them, with its gradients."""
+    x = torch.rand(1, 256, 64, 64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.rand(256, 256, 3, 3).requires_grad_()
+    bias = torch.zeros(256).requires_grad_()
+
+    def work(convolve: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        with torch.enable_grad():
+            torch.autograd.grad(convolve(x, weight, bias).sum(), (x, weight, bias))
+
+    return lambda: work(tiled_conv2d), lambda: work(functools.partial(F.conv2d, padding=1))

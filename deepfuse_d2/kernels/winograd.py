@@ -15,6 +15,7 @@ In bfloat16, of F(3 x 3), the mean error is three times that of the direct sum; 
 """
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .capabilities import has_bfloat16, has_packed, isa, pack_filters, packed_convolution
+from .choice import is_chosen
 
 __all__ = ["POINTS", "WinogradConv2d", "transforms"]
 
@@ -58,65 +60,58 @@ def transforms(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class WinogradConv2d(nn.Module):
     """A 3x3 convolution of stride 1 and padding 1, by tiles of m x m outputs.
 
-    The products are a grouped 1x1 convolution: a group for each place, and tiles in place of
-    pixels. Memory beside input and output is that of `_TILES` tiles.
+    Three matrix products: both transforms with tiles and channels for columns, and between them a
+    batch of one for each place, so that no CPU lacks a fast kernel for it. Memory beside input and
+    output is that of `_TILES` tiles.
     """
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, *, m: int | None = None, pack: bool = True
-    ):
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, m: int | None = None):
         """
         Args:
             weight: (K, C, 3, 3) filters.
             bias: (K,)
             m: side of the outputs computed at once, a key of :data:`POINTS`; by default 4, and 3
                 for filters of bfloat16.
-            pack: lay the filters out for oneDNN, where that can their type. They are then opaque
-                to ``state_dict`` and ``copy.deepcopy``.
         """
         super().__init__()
         m = m or (3 if weight.dtype is torch.bfloat16 else 4)
         self.m, self.places = m, (m + 2) ** 2
         self.out_channels, self.in_channels = weight.shape[:2]
         a, g, b = (torch.from_numpy(x) for x in transforms(m))
-        filters = torch.einsum("xi,yj,kcij->xykc", g, g, weight.detach().double())
-        filters = filters.reshape(-1, self.in_channels, 1, 1).to(weight.dtype)
-        pack = pack and has_packed(weight.dtype)
-        if pack:
-            shape = (1, self.places * self.in_channels, _TILES, 1)
-            filters = pack_filters(filters, (0, 0), (1, 1), (1, 1), self.places, shape)
-        # not a buffer: an opaque tensor can be neither saved nor copied nor moved
-        self.packed, self.filters = pack, filters
-        self.to_input = torch.kron(b, b).to(weight.dtype)
-        self.to_output = torch.kron(a, a).to(weight.dtype)
-        self.bias = None
-        if bias is not None:
-            # what the second transform makes ones of, so that the bias costs nothing
-            ones = torch.linalg.pinv(a) @ torch.ones(m, dtype=torch.float64)
-            shares = torch.kron(ones, ones)[:, None] * bias.detach().double()
-            self.bias = shares.flatten().to(weight.dtype)
+        filters = torch.einsum("xi,yj,kcij->xyck", g, g, weight.detach().double())
+        filters = filters.reshape(self.places, self.in_channels, self.out_channels)
+        self.register_buffer("filters", filters.to(weight.dtype))
+        self.register_buffer("to_input", torch.kron(b, b).to(weight.dtype))
+        self.register_buffer("to_output", torch.kron(a, a).to(weight.dtype))
+        self.register_buffer("bias", None if bias is None else bias.detach().to(weight.dtype))
 
     @staticmethod
-    def fits(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
-        """Whether the convolution is of this kind, and of a width that gains by it.
+    def has_form(conv: nn.Conv2d) -> bool:
+        """Whether the convolution is of this kind, and of a width that may gain by it.
 
         With fewer channels the transforms take what the products save. With more, maps are small,
-        and four times the filters no longer fit the caches. Between them, oneDNN prefers another
-        layout of filters for some numbers of tiles, and would rearrange them in every call. AMX
-        multiplies bfloat16 so fast that nothing is left to save; CPUs without AVX are slower by
-        tiles.
+        and four times the filters no longer fit the caches.
         """
-        if dtype is torch.bfloat16:
-            gains = has_bfloat16() and isa() != "amx"
-        else:
-            gains = dtype is torch.float32 and isa() != "default"
         return (
-            gains
-            and conv.kernel_size == (3, 3)
+            conv.kernel_size == (3, 3)
             and conv.stride == conv.padding == conv.dilation == (1, 1)
             and conv.groups == 1
             and {conv.in_channels, conv.out_channels} <= {128, 256}
         )
+
+    @classmethod
+    def fits(cls, conv: nn.Conv2d, dtype: torch.dtype) -> bool:
+        """Whether the convolution has that form and gains by it on this machine.
+
+        AMX multiplies bfloat16 so fast that nothing is left to save; elsewhere, a measurement
+        decides.
+        """
+        if not cls.has_form(conv):
+            return False
+        if dtype is torch.bfloat16:
+            may = has_bfloat16() and isa() != "amx"
+            return may and is_chosen("winograd bfloat16", lambda: _trial(torch.bfloat16))
+        return dtype is torch.float32 and is_chosen("winograd", lambda: _trial(torch.float32))
 
     @staticmethod
     def best_side(side: int, dtype: torch.dtype) -> int:
@@ -132,11 +127,10 @@ class WinogradConv2d(nn.Module):
     @property
     def weight(self) -> Tensor:
         """(K, C, 3, 3) filters, up to rounding."""
-        filters = self.filters.to_dense() if self.packed else self.filters
         inverse = torch.linalg.pinv(torch.from_numpy(transforms(self.m)[1]))
-        places = filters.double().reshape(self.m + 2, self.m + 2, self.out_channels, -1)
-        weight = torch.einsum("ix,jy,xykc->kcij", inverse, inverse, places)
-        return weight.to(filters.dtype)
+        places = self.filters.double().unflatten(0, (self.m + 2, self.m + 2))
+        weight = torch.einsum("ix,jy,xyck->kcij", inverse, inverse, places)
+        return weight.to(self.filters.dtype)
 
     def forward(
         self,
@@ -158,34 +152,35 @@ class WinogradConv2d(nn.Module):
         rows, columns = -(-height // m), -(-width // m)
         padded = _with_border(x.permute(0, 2, 3, 1), rows * m + 2, columns * m + 2)
         per_image, row, column, _ = padded.stride()
-        # (image, row of tiles, column of tiles, side, side, channel)
+        # (side, side, image, row of tiles, column of tiles, channel)
         inputs = padded.as_strided(
-            (count, rows, columns, side, side, channels),
-            (per_image, m * row, m * column, row, column, 1),
+            (side, side, count, rows, columns, channels),
+            (row, column, per_image, m * row, m * column, 1),
         )
         wide, dtype = self.out_channels, x.dtype
         if following is not None:
             wide, dtype = len(following[0]), following[0].dtype
         whole = x.new_empty(count, rows * m, columns * m, wide, dtype=dtype)
-        outputs = whole.view(count, rows, m, columns, m, wide).permute(0, 1, 3, 2, 4, 5)
+        outputs = whole.view(count, rows, m, columns, m, wide).permute(2, 4, 0, 1, 3, 5)
         # pieces of whole images, or of rows of one
         at_once = 2 * _TILES if x.element_size() == 2 else _TILES
         images = min(max(1, at_once // (rows * columns)), count)
         lines = min(max(1, at_once // columns), rows)
         # one set of buffers for all pieces: memory fresh from the system has to be cleared first
         tiles = images * lines * columns
-        buffers = (
-            x.new_empty(tiles, self.places, channels),
-            x.new_empty(tiles, self.places, channels),
-            x.new_empty(tiles, m * m, self.out_channels),
-        )
-        changes = [
-            each.expand(tiles, -1, -1).contiguous() for each in (self.to_input, self.to_output)
+        buffers = [
+            x.new_empty(size)
+            for size in (
+                self.places * tiles * channels,
+                self.places * tiles * channels,
+                self.places * tiles * self.out_channels,
+                m * m * tiles * self.out_channels,
+            )
         ]
         starts = itertools.product(range(0, count, max(images, 1)), range(0, rows, lines))
         for image, line in starts:
-            piece = np.s_[image : image + images, line : line + lines]
-            found, target = self._tiles(inputs[piece], *changes, *buffers), outputs[piece]
+            piece = np.s_[:, :, image : image + images, line : line + lines]
+            found, target = self._tiles(inputs[piece], *buffers), outputs[piece]
             if following is not None:
                 found = found.relu_() if relu else found
                 target.copy_(F.linear(found.to(dtype), *following).view(target.shape))
@@ -196,30 +191,40 @@ class WinogradConv2d(nn.Module):
         return whole[:, :height, :width].permute(0, 3, 1, 2)
 
     def _tiles(
-        self,
-        inputs: Tensor,
-        to_input: Tensor,
-        to_output: Tensor,
-        given: Tensor,
-        changed: Tensor,
-        found: Tensor,
+        self, inputs: Tensor, given: Tensor, changed: Tensor, products: Tensor, found: Tensor
     ) -> Tensor:
-        """(..., m + 2, m + 2, C) inputs -> (T, m m, K) outputs of T tiles, by way of buffers."""
-        count = inputs.shape[:3].numel()
-        given, changed, found = given[:count], changed[:count], found[:count]
-        given.view(inputs.shape).copy_(inputs)
-        torch.bmm(to_input[:count], given, out=changed)
-        products = self._products(changed.flatten(1).T[None, :, :, None])
-        products = products[0, :, :, 0].T.unflatten(1, (self.places, self.out_channels))
-        return torch.bmm(to_output[:count], products, out=found)
-
-    def _products(self, changed: Tensor) -> Tensor:
-        """(1, places C, T, 1) -> (1, places K, T, 1), channels innermost."""
-        if not self.packed:
-            return F.conv2d(changed, self.filters, self.bias, groups=self.places)
-        return packed_convolution(
-            changed, self.filters, self.bias, (0, 0), (1, 1), (1, 1), self.places
+        """(m + 2, m + 2, ..., C) inputs -> (m m T, K) outputs of T tiles, by way of buffers."""
+        count, outputs = inputs.shape[2:5].numel(), self.m * self.m
+        given, changed, products, found = (
+            buffer[: places * count * channels].view(places, count * channels)
+            for buffer, places, channels in (
+                (given, self.places, self.in_channels),
+                (changed, self.places, self.in_channels),
+                (products, self.places, self.out_channels),
+                (found, outputs, self.out_channels),
+            )
         )
+        given.view(inputs.shape).copy_(inputs)
+        torch.mm(self.to_input, given, out=changed)
+        torch.bmm(
+            changed.view(self.places, count, self.in_channels),
+            self.filters,
+            out=products.view(self.places, count, self.out_channels),
+        )
+        found = torch.mm(self.to_output, products, out=found).view(-1, self.out_channels)
+        return found if self.bias is None else found.add_(self.bias)
+
+
+def _trial(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """A convolution as pyramids have them: by tiles, and as oneDNN or torch has it."""
+    x = torch.rand(1, 256, 32, 64).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight, how = torch.rand(256, 256, 3, 3).to(dtype), ((1, 1), (1, 1), (1, 1), 1)
+    tiled = WinogradConv2d(weight, None)
+    if has_packed(dtype):
+        filters = pack_filters(weight, *how)
+        return lambda: tiled(x), lambda: packed_convolution(x, filters, None, *how)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return lambda: tiled(x), lambda: F.conv2d(x, weight, padding=1)
 
 
 def _with_border(x: Tensor, height: int, width: int) -> Tensor:

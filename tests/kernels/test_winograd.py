@@ -1,5 +1,7 @@
 """Winograd's convolutions equal the direct ones."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,11 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 
 from deepfuse_d2.kernels import winograd
-from deepfuse_d2.kernels.capabilities import has_bfloat16, has_packed, isa
+from deepfuse_d2.kernels.capabilities import has_bfloat16, isa
 from deepfuse_d2.kernels.packed_conv import InferenceConv2d
 from deepfuse_d2.kernels.winograd import POINTS, WinogradConv2d, transforms
 
-TILED = has_packed(torch.float32) and isa() != "default"
-TILED_BFLOAT16 = has_packed(torch.bfloat16) and has_bfloat16() and isa() != "amx"
+TILED_BFLOAT16 = has_bfloat16() and isa() != "amx"
 
 
 @pytest.mark.parametrize("m", list(POINTS))
@@ -35,7 +36,7 @@ def test_all_sizes_and_pieces_equal_the_direct_sum_in_float64(m, relu, bias, mon
     monkeypatch.setattr(winograd, "_TILES", 5)
     weight = torch.randn(6, 4, 3, 3, dtype=torch.float64)
     shift = torch.randn(6, dtype=torch.float64) if bias else None
-    conv = WinogradConv2d(weight, shift, m=m, pack=False)
+    conv = WinogradConv2d(weight, shift, m=m)
     torch.testing.assert_close(conv.weight, weight)
     for shape in ((1, 4, 9, 14), (3, 4, 14, 14), (5, 4, 1, 2), (2, 4, 40, 3), (0, 4, 14, 14)):
         x = torch.randn(shape, dtype=torch.float64)
@@ -49,24 +50,35 @@ def test_all_sizes_and_pieces_equal_the_direct_sum_in_float64(m, relu, bias, mon
         assert torch.equal(x, before)
 
 
-@pytest.mark.skipif(not has_packed(torch.float32), reason="torch without oneDNN")
 @pytest.mark.parametrize("tiles", [7, 128])
-def test_packed_filters_give_the_same_at_any_size(tiles, monkeypatch):
+def test_any_size_is_cut_into_pieces_alike_in_float32(tiles, monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", tiles)
     weight, bias = torch.randn(40, 24, 3, 3) / 15, torch.randn(40)
-    packed, plain = (WinogradConv2d(weight, bias, pack=pack) for pack in (True, False))
-    torch.testing.assert_close(packed.weight, weight, rtol=1e-5, atol=1e-5)
+    conv = WinogradConv2d(weight, bias)
+    torch.testing.assert_close(conv.weight, weight, rtol=1e-5, atol=1e-5)
     for shape in ((1, 24, 9, 37), (5, 24, 14, 14), (1, 24, 3, 3), (0, 24, 14, 14)):
         x = torch.randn(shape)
-        torch.testing.assert_close(packed(x), plain(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            conv(x), F.conv2d(x, weight, bias, padding=1), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_it_can_be_saved_and_copied():
+    conv = WinogradConv2d(torch.randn(6, 4, 3, 3), torch.randn(6))
+    other = WinogradConv2d(torch.randn(6, 4, 3, 3), torch.randn(6))
+    other.load_state_dict(copy.deepcopy(conv).state_dict())
+    x = torch.randn(1, 4, 5, 5)
+    assert torch.equal(other(x), conv(x))
 
 
 def test_a_batch_of_large_maps_takes_the_buffers_of_one_piece(monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", 6)
-    conv = WinogradConv2d(torch.randn(3, 2, 3, 3), None, pack=False)
+    conv = WinogradConv2d(torch.randn(3, 2, 3, 3), None)
     pieces, real = [], conv._tiles
     monkeypatch.setattr(
-        conv, "_tiles", lambda given, *more: (pieces.append(len(more[2])), real(given, *more))[1]
+        conv,
+        "_tiles",
+        lambda given, *more: (pieces.append(more[0].numel() // 72), real(given, *more))[1],
     )
     conv(torch.randn(2, 2, 20, 11))  # 5 x 3 tiles in each
     assert pieces == [6] * 6
@@ -81,7 +93,7 @@ def test_in_float32_the_points_keep_the_error_small(monkeypatch):
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
 
     def error():
-        found = WinogradConv2d(weight, bias, pack=False)(x)
+        found = WinogradConv2d(weight, bias)(x)
         return (found - exact).abs().max() / exact.std()
 
     ours = error()
@@ -100,15 +112,13 @@ def test_the_transforms_of_the_data_are_exact_in_float32():
 def test_tiles_of_maps_of_a_known_size_are_chosen_for_it(side, m):
     assert WinogradConv2d.best_side(side, torch.float32) == m
     conv = Conv2d(128, 128, 3, padding=1)
-    if TILED:
-        fast = InferenceConv2d(conv, dtype=torch.float32, pack=True, winograd=True, side=side)
-        assert fast.winograd.m == m
-        x = torch.randn(2, 128, side, side)
-        torch.testing.assert_close(fast(x), conv(x), rtol=1e-4, atol=1e-4)
+    fast = InferenceConv2d(conv, dtype=torch.float32, pack=True, winograd=True, side=side)
+    assert fast.winograd.m == m
+    x = torch.randn(2, 128, side, side)
+    torch.testing.assert_close(fast(x), conv(x), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not TILED, reason="needs oneDNN and AVX")
 def test_a_1x1_convolution_behind_is_computed_tile_by_tile(monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", 7)
     conv = Conv2d(128, 128, 3, padding=1, activation=F.relu)
@@ -153,16 +163,14 @@ def test_in_bfloat16_the_error_stays_within_four_times_that_of_the_direct_sum():
 def test_it_takes_the_place_of_wide_plain_3x3_convolutions_only(changed, dtype, fits):
     arguments = {"in_channels": 128, "out_channels": 128, "kernel_size": 3, "padding": 1}
     conv = Conv2d(**{**arguments, **changed})
-    if TILED:
-        assert WinogradConv2d.fits(conv, dtype) is fits
+    assert WinogradConv2d.fits(conv, dtype) is fits
     fast = InferenceConv2d(conv, dtype=dtype, pack=True, winograd=True)
-    assert (fast.winograd is not None) is (fits and TILED)
-    # a GPU, the compiler and export do without packed filters
+    assert (fast.winograd is not None) is fits
+    # a GPU, the compiler and export have ways of their own
     assert InferenceConv2d(conv, dtype=dtype, pack=False, winograd=True).winograd is None
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not TILED, reason="needs oneDNN and AVX")
 @pytest.mark.parametrize("activation", [None, F.relu, torch.tanh])
 def test_an_inference_convolution_by_tiles_equals_the_direct_one(activation):
     conv = Conv2d(128, 128, 3, padding=1, activation=activation)

@@ -48,7 +48,11 @@ def add(cfg: CN) -> None:
     # convolutions with frozen norms as one operation; on a CPU, 3x3 convolutions of float32 with a
     # quarter of the multiplications, and RoIAlign as sums of rows.
     own.MODEL.FAST_KERNELS = True
-    # Keep convolution maps and weights with channels innermost: faster on CPUs and tensor cores.
+    # On a CPU, what is faster on one kind and slower on another is measured once and kept in the
+    # cache. This decides instead: NAME=on or NAME=off, with commas between; see docs/training.md.
+    own.MODEL.KERNELS = ""
+    # Keep convolution maps and weights with channels innermost: faster on tensor cores, and on a
+    # CPU where it is measured to be.
     own.MODEL.CHANNELS_LAST = False
     # Element type of the forward pass where SOLVER.AMP.ENABLED: "float16" (a GPU) or "bfloat16".
     own.SOLVER.AMP.DTYPE = "float16"

@@ -1,10 +1,13 @@
 """The heads of Mask R-CNN for features with channels innermost."""
 
+from collections.abc import Callable
+
 import torch
 from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import Tensor, nn
 
+from ...kernels.choice import is_chosen
 from ...kernels.packed_conv import InferenceConv2d
 
 __all__ = [
@@ -130,15 +133,26 @@ class LinearAsConvolution(nn.Module):
 
 @torch.no_grad()
 def replace_wide_linears(model: nn.Module, *, pack: bool) -> int:
-    """Put :class:`LinearAsConvolution` in place of the first layers of box heads."""
-    heads = [m for m in model.modules() if type(m) is FastRCNNConvFCHead]
-    count = 0
-    for head in heads:
-        for name, module in list(head.named_children()):
-            if type(module) is nn.Linear and module.weight.numel() >= _WIDE:
-                setattr(head, name, LinearAsConvolution(module, pack=pack))
-                count += 1
-    return count
+    """Put :class:`LinearAsConvolution` in place of the first layers of box heads, if faster."""
+    wide = [
+        (head, name, module)
+        for head in model.modules()
+        if type(head) is FastRCNNConvFCHead
+        for name, module in list(head.named_children())
+        if type(module) is nn.Linear and module.weight.numel() >= _WIDE
+    ]
+    if not wide or not is_chosen("linear as convolution", _trial_of_linear):
+        return 0
+    for head, name, module in wide:
+        setattr(head, name, LinearAsConvolution(module, pack=pack))
+    return len(wide)
+
+
+def _trial_of_linear() -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """A quarter of the boxes of an image at the first layer of a box head."""
+    linear, x = nn.Linear(256 * 7 * 7, 1024), torch.rand(250, 256 * 7 * 7)
+    convolution = LinearAsConvolution(linear, pack=True)
+    return lambda: convolution(x), lambda: linear(x)
 
 
 def map_sizes_of_masks(model: nn.Module) -> dict[nn.Module, int]:
