@@ -222,7 +222,7 @@ def _mapped(mapper: Callable, records: Sequence[dict], name: str) -> list[dict]:
     if errors and not samples:
         raise DatasetError(
             f'{len(errors)} images of "{name}" were tried, and none can be used; the first: '
-            f"{errors[0]}. tools/check_dataset.py looks at all of its files."
+            f"{errors[0]}. deepfuse check-data looks at all of its files."
         )
     return samples
 

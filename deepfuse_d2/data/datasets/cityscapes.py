@@ -13,6 +13,7 @@ recent versions cannot import everywhere (facebookresearch/detectron2 issue 5436
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -85,14 +86,14 @@ def load_cityscapes_instances(
             version=INSTANCES_VERSION,
             workers=workers,
         )
-    return [
+    return _told_apart([
         {
             **_image_dict(frame.sources[0], height, width),
             "instance_file_name": frame.sources[1],
             "annotations": [_annotation(entry, height, width) for entry in entries],
         }
         for frame, (height, width, entries) in parsed
-    ]
+    ])  # fmt: skip
 
 
 def load_cityscapes_semantic(
@@ -130,13 +131,13 @@ def load_cityscapes_semantic(
             version=SEMANTIC_VERSION,
             workers=workers,
         )
-    return [
+    return _told_apart([
         {
             **_image_dict(frame.sources[0], height, width),
             "sem_seg_file_name": frame.products[0] if frame.products else frame.sources[1],
         }
         for frame, (height, width) in parsed
-    ]
+    ])  # fmt: skip
 
 
 def _semantic_frames(root: str, split: str, labelled: list[tuple[str, str, str]]) -> list[Frame]:
@@ -255,4 +256,14 @@ def _images_only(root: str, split: str) -> list[dict[str, Any]]:
         except DatasetError as error:
             problems.append(str(error))
     report(problems)
+    return records
+
+
+def _told_apart(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`records`, with the city before those names that two cities have."""
+    counts = Counter(record["image_id"] for record in records)
+    for record in records:
+        if counts[record["image_id"]] > 1:
+            city = os.path.basename(os.path.dirname(record["file_name"]))
+            record["image_id"] = f"{city}/{record['image_id']}"
     return records

@@ -1,5 +1,6 @@
 """Finding the files of a data set in the folder layout of Cityscapes."""
 
+import logging
 import os
 
 from ...errors import DatasetError
@@ -8,6 +9,8 @@ from ..problems import report
 __all__ = ["IMAGE_SUFFIX", "layout_folders", "list_images", "list_labelled_images"]
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
+
+logger = logging.getLogger(__name__)
 
 
 def layout_folders(root: str | os.PathLike, split: str) -> dict[str, str]:
@@ -33,13 +36,17 @@ def list_images(root: str, split: str) -> list[tuple[str, str, str]]:
             if name.endswith(IMAGE_SUFFIX) and not name.startswith(".")
         )
         if not names:
-            raise DatasetError(f"City folder {city_folder} holds no image *{IMAGE_SUFFIX}.")
+            logger.warning(
+                "Folder %s holds no image *%s, and is left out.", city_folder, IMAGE_SUFFIX
+            )
         images += [
             (city, name.removesuffix(IMAGE_SUFFIX), os.path.join(city_folder, name))
             for name in names
         ]
     if not images:
-        raise DatasetError(f"Image folder {folder} holds no city folder.")
+        raise DatasetError(
+            f"Image folder {folder} holds no city folder with images *{IMAGE_SUFFIX}."
+        )
     return images
 
 

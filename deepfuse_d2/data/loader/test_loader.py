@@ -46,7 +46,7 @@ class TestLoader:
                 raise DatasetError(
                     f"{len(damaged)} files to evaluate on cannot be read; "
                     f"DEEPFUSE_D2.DATALOADER.MAX_DAMAGED allows {self.max_damaged}:\n{listed}\n"
-                    "Replace them, or raise the limit. tools/check_dataset.py lists all of a set."
+                    "Replace them, or raise the limit. deepfuse check-data lists all of a set."
                 )
             sound = [sample for sample in batch if not isinstance(sample, _Damaged)]
             if sound:
