@@ -25,6 +25,8 @@ from deepfuse_d2.analysis import analyze
 from deepfuse_d2.engine.solver.optimizer import build_optimizer
 from deepfuse_d2.engine.speed.compile import compile_parts
 from deepfuse_d2.errors import ConfigError
+from deepfuse_d2.inference.export.formats import difference, export_graph, load_exported
+from deepfuse_d2.inference.export.graphs import build_graph
 from deepfuse_d2.inference.optimize import optimize_for_inference
 from deepfuse_d2.modeling.backbone.protocol import stages_of
 from deepfuse_d2.modeling.neck import NECK_REGISTRY
@@ -203,3 +205,26 @@ def test_compiled_it_gives_the_same_for_other_sizes_too():
     for before, after in zip(expected, found, strict=True):
         for name in before:
             torch.testing.assert_close(after[name], before[name])
+
+
+def test_a_written_file_gives_what_the_model_gives_and_pads_as_it_does(tmp_path):
+    rows = [
+        {"LEVEL": 4, "KIND": "residual", "INPUTS": [0, 1], "WIDTH": 8},
+        {"LEVEL": 3, "KIND": "bottleneck", "INPUTS": [1, 2], "WIDTH": 4, "OUTPUT": True},
+        {"LEVEL": 5, "KIND": "mbconv", "INPUTS": [2, 3], "WIDTH": 8, "OUTPUT": True},
+    ]
+    table = ("MODEL.SPINENET.NAME", "SpineNet-49S", "MODEL.SPINENET.BLOCKS", rows,
+             "MODEL.SPINENET.OUT_FEATURES", ["p3", "p5"],
+             "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p3", "p5"])  # fmt: skip
+    model = build_model(config(*MODELS["FusionSemanticSegmentor"], *table)).eval()
+    graph = build_graph(model)
+    assert graph.divisor == 32
+    for ending in (".ts", ".pt2"):
+        file = tmp_path / f"model{ending}"
+        export_graph(graph, file)
+        run = load_exported(file)
+        for size in ((101, 150), (128, 192)):
+            image = 255 * torch.rand(1, 3, *size)
+            with torch.no_grad():
+                expected = graph(image)
+            assert difference(run(image), expected, "semantic")["difference"] < 1e-4
