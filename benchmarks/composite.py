@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
@@ -72,8 +73,13 @@ def measure(overrides: list[str], size: tuple[int, int], rounds: int, training: 
     torch.set_num_threads(1)
     fixed = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", "0"]
     torch.manual_seed(0)
-    model = Trainer.build_model(load_config(str(CONFIG), [*fixed, *overrides]))
-    calibrated_random_weights(model, batch((128, 256)))
+    cfg = load_config(str(CONFIG), [*fixed, *overrides])
+    source = build_model(cfg)
+    # before Trainer folds norms, which could then not take statistics
+    calibrated_random_weights(source, batch((128, 256)))
+    model = Trainer.build_model(cfg)
+    model.load_state_dict(source.state_dict())
+    del source
     model.train(training)
     parameters = sum(p.numel() for p in model.parameters())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -15,6 +15,7 @@ from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.modeling.backbone import CompositeBackbone, Res2Net
 from deepfuse_d2.modeling.backbone.by_stages import feature_of, levels_of, run_stage
 from deepfuse_d2.modeling.backbone.composite import STYLES
+from deepfuse_d2.modeling.neck.fpn import FPN
 
 COMPOSITE = ("MODEL.BACKBONE.NAME", "build_composite_backbone", "MODEL.COMPOSITE.BOTTOM_UP")
 SMALL = (
@@ -369,6 +370,16 @@ def test_children_run_by_stages_give_what_they_give_as_a_whole(kind):
     sum(f.square().mean() for f in network(image).values()).backward()
     gradients = dict(network.named_parameters())
     assert not [n for n in learning if gradients[n].grad is None]
+
+
+def test_detectron2s_swin_goes_below_a_neck_in_a_composite():
+    network = CompositeBackbone([swin(), swin()])
+    assert network.size_divisibility == 0
+    neck = FPN(network, ["p0", "p1", "p2"], 8).eval()
+    assert neck.size_divisibility == 16
+    with torch.no_grad():
+        found = neck(torch.randn(1, 3, 64, 64))
+    assert [tuple(f.shape[2:]) for f in found.values()] == [(16, 16), (8, 8), (4, 4)]
 
 
 @pytest.mark.parametrize(

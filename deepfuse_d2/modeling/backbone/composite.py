@@ -177,7 +177,8 @@ class CompositeBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        return self.backbones[0].size_divisibility
+        # detectron2's Swin misspells the attribute behind its property
+        return getattr(self.backbones[0], "size_divisibility", 0)
 
     @property
     def padding_constraints(self) -> dict[str, int]:

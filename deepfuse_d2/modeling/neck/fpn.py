@@ -20,7 +20,8 @@ class FPN(modeling.FPN):
     @property
     def size_divisibility(self) -> int:
         """The coarsest stride here, or what the network below asks for."""
-        return max(super().size_divisibility, self.bottom_up.size_divisibility)
+        # detectron2's Swin misspells the attribute behind its property
+        return max(super().size_divisibility, getattr(self.bottom_up, "size_divisibility", 0))
 
     @property
     def padding_constraints(self) -> dict[str, int]:
