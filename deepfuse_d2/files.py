@@ -33,8 +33,8 @@ def cache_home() -> Path | None:
 def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a path beside `path` to write to; what was written gets its name at the end.
 
-    Folders are made as needed. After an error nothing is left behind, and a file that was at
-    `path` before is still as it was.
+    Folders are made as needed, and the umask says who may read the file. After an error nothing is
+    left behind, and a file that was at `path` before is still as it was.
 
     Example:
         >>> with written_whole("output/results.json") as temporary:
@@ -44,7 +44,11 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        # some libraries write files that nobody else may read; here the umask decides
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -26,7 +26,8 @@ ROOMS = (
     ("checkpoint.safe_load", "config.keys"),
     ("kernels", "layers"),
     ("structures",),
-    ("checkpoint", "data", "modeling"),
+    ("checkpoint",),  # below modeling: build_timm_backbone reads weights of its own
+    ("data", "modeling"),
     ("config",),
     ("deepfuse_d2",),
     ("analysis", "evaluation", "visualization"),

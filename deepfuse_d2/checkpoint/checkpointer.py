@@ -10,11 +10,11 @@ from torch import nn
 from ..errors import ConfigError, DamagedWeightsError, UserError, WeightsError
 from ..files import written_whole
 from .expectations import found_in_model
-from .loading import fit
+from .loading import load_into
 from .matching import match
 from .model_folder import is_model_folder, open_folder
 from .reading import read_weights
-from .report import check_complete, describe
+from .report import check_complete
 from .resuming import how_to_resume, last_checkpoint
 from .writing import write_torch, write_weights
 
@@ -137,17 +137,18 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         query = self._parsed_url_during_load.query  # type: ignore[attr-defined]  # set by load
-        if query not in ("", "matching_heuristics=True"):  # what it asks for is done anyway
-            raise WeightsError(f"{filename}?{query}: weights are given as a file or URL alone.")
-        weights = read_weights(filename)
+        asked = f"{filename}?{query}" if query.startswith("entry=") else filename
+        # detectron2's heuristics of matching are a rule here
+        if asked == filename and query not in ("", "matching_heuristics=True"):
+            raise WeightsError(
+                f"{filename}?{query}: weights are given as FILE, URL or FILE?entry=ENTRY."
+            )
+        # a checkpoint of our own is continued with what it was written from, not with an average
+        weights = read_weights(f"{filename}?entry=model" if self._resuming else asked)
         return {**weights.rest, "model": (weights, filename)}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
         weights, path = checkpoint.pop("model")
         if self._resuming:
             check_complete(match(weights.state, self.model.state_dict()), path)
-        found = fit(weights, path, self.model, min_match=self.min_match)
-        report = f"{weights.origin or 'Weights'} in {path}:\n{describe(found)}"
-        incomplete = found.missing or found.unexpected or found.wrong_shape
-        (self.logger.warning if incomplete else self.logger.info)(report)
-        self.model.load_state_dict(found.placed, strict=False)
+        load_into(self.model, weights, path, min_match=self.min_match)

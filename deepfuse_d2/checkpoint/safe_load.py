@@ -41,6 +41,7 @@ def load_file(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"The weights file {path} does not exist (folder: {Path.cwd()}).")
+    _check_kind(path)
     loaders = {
         ".pkl": load_pickle_of_arrays,
         ".safetensors": _load_safetensors,
@@ -53,6 +54,25 @@ def load_file(path: str | Path, suffix: str | None = None) -> dict[str, Any]:
             "state dict of the model: torch.save(model.state_dict(), FILE)."
         )
     return dict(loaded)
+
+
+def _check_kind(path: Path) -> None:
+    """Raise for what is stored under the name of weights but is something else."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    text = start.lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise DamagedWeightsError(
+            f"{path} is a pointer of Git LFS ({path.stat().st_size} bytes), not the weights it "
+            "points to. Fetch them with `git lfs pull` in the repository, or download the file."
+        )
+    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise DamagedWeightsError(
+            f"{path} is a web page, not weights: a download that was answered with a page, e.g. to "
+            "log in or to confirm. Open the link in a browser and save the file itself."
+        )
+    if not start:
+        raise _damaged(path, EOFError("it is empty"))
 
 
 def load_torch(path: str | Path) -> Any:

@@ -79,7 +79,7 @@ def check_against(args: argparse.Namespace, weights: Weights) -> None:
     """Print which tensors the model of the config takes; raise as loading would."""
     from detectron2.modeling import build_model
 
-    from ..checkpoint.loading import fit
+    from ..checkpoint.loading import choose, fit
     from ..checkpoint.report import describe
     from ..config.checking import check_config
     from ..config.loading import load_config
@@ -87,5 +87,6 @@ def check_against(args: argparse.Namespace, weights: Weights) -> None:
     cfg = load_config(args.config_file or "", [*args.opts, "MODEL.WEIGHTS", ""])
     check_config(cfg)
     model = build_model(cfg)
+    weights = choose(weights, model)
     found = fit(weights, str(args.input), model, min_match=cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH)
     print(f"In the model of {args.config_file or 'these keys'}:\n{describe(found)}")

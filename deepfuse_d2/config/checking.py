@@ -18,6 +18,7 @@ from detectron2.modeling import (
 )
 
 from ..checkpoint.model_folder import open_folder
+from ..checkpoint.reading import split_entry
 from ..errors import DatasetError, WeightsError
 from ..modeling.neck import NECK_REGISTRY
 from .flatten import flatten
@@ -65,7 +66,7 @@ def check_config(cfg: CfgNode, *, data_sets: bool = True) -> None:
     weights = cfg.MODEL.WEIGHTS
     if weights and os.path.isdir(weights):
         open_folder(weights, verify=False)
-    elif weights and "://" not in weights and not os.path.isfile(weights):
+    elif weights and "://" not in weights and not os.path.isfile(split_entry(weights)[0]):
         raise WeightsError(
             f'MODEL.WEIGHTS = "{weights}" does not exist (folder: {os.getcwd()}). Give an existing '
             'file, or MODEL.WEIGHTS "" to start from random weights.'

@@ -117,7 +117,7 @@ def test_wrappers_and_prefixes_of_training_scripts_are_taken_off(tmp_path, wrapp
     weights = read_weights(tmp_path / "weights.pth")
     assert weights.origin == "torchvision or timm ResNet"
     assert torch.equal(weights.state["res4.1.conv2.weight"], theirs.layer3[1].conv2.weight)
-    assert weights.unused == (["neck.conv.weight"] if "backbone" in prefix else [])
+    assert weights.unused == ([outside] if "backbone" in prefix else [])
     assert weights.rest == ({"epoch": 7} if wrapper else {})
 
 

@@ -219,9 +219,20 @@ def test_a_file_cut_short_is_named_as_damaged(tmp_path, kind, kept):
     assert "weight" in (load_file(path).get("model") or load_file(path))
 
 
-def test_a_page_of_a_web_site_in_place_of_weights_is_named_as_damaged(tmp_path):
-    (tmp_path / "x.pth").write_text("<html>404: not found</html>")
-    with pytest.raises(DamagedWeightsError, match=r"x\.pth cannot be read as a checkpoint"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<html>404: not found</html>", r"x\.pth is a web page, not weights: .*save the file"),
+        ("\n <!DOCTYPE HTML><head>Sign in</head>", "is a web page"),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 102502400\n",
+            r"x\.pth is a pointer of Git LFS \(74 bytes\), .*`git lfs pull`",
+        ),
+    ],
+)
+def test_what_is_stored_in_place_of_weights_is_called_what_it_is(tmp_path, content, message):
+    (tmp_path / "x.pth").write_text(content)
+    with pytest.raises(DamagedWeightsError, match=message):
         load_file(tmp_path / "x.pth")
 
 

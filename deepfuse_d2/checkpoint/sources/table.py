@@ -29,9 +29,11 @@ from .spinenet_names import is_spinenet, rename_spinenet
 from .spinenet_tensorflow_names import is_spinenet_tensorflow, rename_spinenet_tensorflow
 from .torchvision_names import (
     is_detectron2_torchvision_resnet,
+    is_resnet_in_sequence,
     is_timm_resnet_d,
     is_torchvision_resnet,
     rename_detectron2_torchvision_resnet,
+    rename_resnet_in_sequence,
     rename_timm_resnet_d,
     rename_torchvision_resnet,
 )
@@ -155,6 +157,13 @@ SOURCES = (
         name="torchvision or timm ResNet",
         recognises=is_torchvision_resnet,
         rename=rename_torchvision_resnet,
+        stride_in_1x1=False,
+        **IMAGENET_RGB,
+    ),
+    Source(
+        name="torchvision ResNet as a sequence of its children",
+        recognises=is_resnet_in_sequence,
+        rename=rename_resnet_in_sequence,
         stride_in_1x1=False,
         **IMAGENET_RGB,
     ),

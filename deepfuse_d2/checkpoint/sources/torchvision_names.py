@@ -14,13 +14,19 @@ from .res2net_names import rename_res2net
 
 __all__ = [
     "is_detectron2_torchvision_resnet",
+    "is_resnet_in_sequence",
     "is_timm_resnet_d",
     "is_torchvision_resnet",
     "rename_detectron2_torchvision_resnet",
+    "rename_resnet_in_sequence",
     "rename_timm_resnet_d",
     "rename_torchvision_resnet",
 ]
 
+# Children of torchvision's ResNet that have tensors, by their places.
+_CHILDREN = {
+    "0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc",
+}  # fmt: skip
 _UNUSED = re.compile(r"^(stem\.)?fc\.|num_batches_tracked$")
 
 
@@ -35,6 +41,23 @@ def is_torchvision_resnet(state: Mapping[str, Tensor]) -> bool:
 def rename_torchvision_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names of detectron2's ResNet for the same tensors; without the classifier."""
     return {_rename(name): value for name, value in state.items() if not _UNUSED.search(name)}
+
+
+def is_resnet_in_sequence(state: Mapping[str, Tensor]) -> bool:
+    """Whether it is torchvision's ResNet as ``nn.Sequential(*resnet.children())``, or a part."""
+    return {
+        "0.weight", "1.running_mean", "4.0.conv1.weight", "4.0.conv2.weight", "7.0.conv1.weight",
+    } <= state.keys()  # fmt: skip
+
+
+def rename_resnet_in_sequence(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of detectron2's ResNet for the same tensors; without the classifier."""
+
+    def rename(name: str) -> str:
+        number, _, rest = name.partition(".")
+        return f"{_CHILDREN.get(number, number)}.{rest}"
+
+    return rename_torchvision_resnet({rename(name): value for name, value in state.items()})
 
 
 def is_detectron2_torchvision_resnet(state: Mapping[str, Tensor]) -> bool:

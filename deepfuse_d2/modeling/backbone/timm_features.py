@@ -7,7 +7,7 @@ a small image when it is built.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from .timm_probe import (
     find_taps,
     runs_by_rows,
 )
+from .timm_weights import load_timm_weights, plain_name
 
 __all__ = ["TimmBackbone", "build_timm_backbone"]
 
@@ -66,10 +67,13 @@ class TimmBackbone(Backbone):
         pixel_std: Sequence[float] | None = None,
         image_format: str = "RGB",
         arguments: Mapping[str, Any] | None = None,
+        min_match: float = 0.9,
     ):
         """
         Args:
-            name, pretrained, checkpoint: see :func:`.timm_models.create_timm_model`.
+            name, pretrained: see :func:`.timm_models.create_timm_model`.
+            checkpoint: file of weights under timm's names, read, matched and reported as those of
+                MODEL.WEIGHTS are; nothing is fetched then. "" for none.
             out_features: among "res2" (stride 4) .. "res5" (stride 32); none of them means all that
                 the model has.
             norm: what becomes of batch norms: "" (stay), "FrozenBN", "SyncBN".
@@ -80,6 +84,7 @@ class TimmBackbone(Backbone):
                 deviation take their place here.
             image_format: order of the channels of image, mean and deviation: "RGB" or "BGR".
             arguments: more keyword arguments of ``timm.create_model``, e.g. ``img_size``.
+            min_match: part of the tensors, 0..1, that `checkpoint` must fill.
         """
         super().__init__()
         if norm not in ("", "FrozenBN", "SyncBN"):
@@ -97,8 +102,7 @@ class TimmBackbone(Backbone):
             indices = {} if indices is None else {"out_indices": tuple(indices)}
             return create_timm_model(
                 name,
-                pretrained=pretrained,
-                checkpoint=checkpoint,
+                pretrained=pretrained and not checkpoint,
                 arguments={**arguments, **indices, **more},
             )
 
@@ -125,6 +129,8 @@ class TimmBackbone(Backbone):
         self._row, self._example = find_row(body, self._stage_of), sizes.example
 
         self.body = _with_norm(body, norm, name)
+        if checkpoint:
+            load_timm_weights(self, checkpoint, name, arguments, min_match)
         self._set_statistics(name, body.pretrained_cfg, pixel_mean, pixel_std, image_format)
         self.freeze(freeze_at)
 
@@ -157,7 +163,13 @@ class TimmBackbone(Backbone):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "image_format": cfg.INPUT.FORMAT,
             "arguments": _merged(timm.ARGS),
+            "min_match": cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH,
         }
+
+    def names_of(self, names: Iterable[str]) -> dict[str, str]:
+        """Names of a plain timm model -> those of the same tensors here, where there are any."""
+        own = {plain_name(name): f"body.{name}" for name in self.body.state_dict()}
+        return {name: own[plain_name(name)] for name in names if plain_name(name) in own}
 
     def _set_statistics(self, name, pretrained_cfg, mean, std, image_format) -> None:
         """Prepare what turns (v - mean) / std of v in 0..255 into the model's own normalisation."""

@@ -5,24 +5,20 @@ is imported when a model is created.
 """
 
 import difflib
-import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from ...checkpoint.safe_load import load_torch
 from ...errors import ConfigError, WeightsError
 
-__all__ = ["create_timm_model"]
+__all__ = ["create_timm_model", "import_timm"]
 
 
 def create_timm_model(
     name: str,
     *,
     pretrained: bool = False,
-    checkpoint: str = "",
     arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """``timm.create_model(name, features_only=True, ...)``: image -> list of feature maps.
@@ -31,40 +27,28 @@ def create_timm_model(
         name: one of ``timm.list_models()``, with or without the tag of its weights
             ("resnet50.a1_in1k"), or a location timm understands ("hf-hub:...", "local-dir:...").
         pretrained: let timm fetch the weights, or take them from its cache.
-        checkpoint: file of weights under timm's names (.safetensors, .pth, .bin), read without
-            executing it; then nothing is fetched.
         arguments: more keyword arguments of ``timm.create_model``.
 
     Raises:
         ConfigError: for an unknown name, argument or tag, a model without feature maps, or a
             missing timm.
-        WeightsError: for weights that cannot be fetched, read or fitted.
+        WeightsError: for weights that cannot be fetched.
     """
-    timm = _import_timm()
+    timm = import_timm()
     _check_name(timm, name)
     arguments = dict(arguments or {})
-    overlay = {}
-    if checkpoint:
-        # custom_load: formats that are not timm's own, e.g. of JAX
-        overlay = {"state_dict": _read(checkpoint), "custom_load": False}
     try:
-        return timm.create_model(
-            name,
-            features_only=True,
-            pretrained=pretrained or bool(checkpoint),
-            pretrained_cfg_overlay=overlay,
-            **arguments,
-        )
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **arguments)
     # timm, its models and the clients that fetch raise whatever they like.
     except Exception as error:
-        if pretrained or checkpoint:
+        if pretrained:
             # Without weights the same call tells whether they or the arguments are at fault.
             create_timm_model(name, arguments=arguments)
-            raise _weights_error(timm, name, checkpoint, error) from error
+            raise _weights_error(timm, name, error) from error
         raise _model_error(timm, name, arguments, error) from error
 
 
-def _import_timm():
+def import_timm():
     try:
         import timm
     except ImportError as error:
@@ -88,36 +72,7 @@ def _check_name(timm, name: str) -> None:
     )
 
 
-def _read(path: str) -> dict[str, torch.Tensor]:
-    if not os.path.isfile(path):
-        raise WeightsError(
-            f"MODEL.TIMM.CHECKPOINT = {path} does not exist (folder: {os.getcwd()}). Give a file "
-            "of weights under timm's names, or an empty string."
-        )
-    if path.endswith(".safetensors"):
-        import safetensors.torch
-
-        try:
-            return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{path} cannot be read as safetensors; it is damaged or was cut short ({error}). "
-                "Copy or download it again."
-            ) from error
-    state = load_torch(path)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state.get(wrapper), Mapping):
-            return dict(state[wrapper])
-    return state
-
-
-def _weights_error(timm, name: str, checkpoint: str, error: Exception) -> WeightsError:
-    if checkpoint:
-        return WeightsError(
-            f"The weights of {checkpoint} (MODEL.TIMM.CHECKPOINT) do not fit the timm model "
-            f'"{name}" (MODEL.TIMM.NAME): {_short(error)} Give the weights of this very '
-            "model, under timm's names."
-        )
+def _weights_error(timm, name: str, error: Exception) -> WeightsError:
     if "No pretrained weights" in str(error):
         tagged = timm.list_models(f"{name[:5]}*", pretrained=True)
         near = difflib.get_close_matches(name, tagged, n=6, cutoff=0.3)
