@@ -13,6 +13,8 @@ import torch
 from detectron2.structures import Instances
 from torch.nn import functional as F
 
+from .run_lengths import decode_counts
+
 __all__ = [
     "MaskCrop",
     "crops_from_masks",
@@ -75,10 +77,7 @@ def crops_from_rle(rles: Sequence[dict]) -> Iterator[MaskCrop]:
     """
     for rle in rles:
         height, width = (int(side) for side in rle["size"])
-        counts = rle["counts"]
-        if isinstance(counts, (str, bytes)):
-            counts = _decompress_counts(counts)
-        counts = np.asarray(counts, dtype=np.int64)
+        counts = decode_counts(rle["counts"])
         edges = np.cumsum(counts)
         total = int(edges[-1]) if edges.size else 0
         if total != height * width or (counts < 0).any():
@@ -210,26 +209,3 @@ def _extent(occupied: np.ndarray) -> tuple[int, int]:
     if not occupied.size or not occupied[first := int(occupied.argmax())]:
         return 0, 0
     return first, occupied.size - int(occupied[::-1].argmax())
-
-
-def _decompress_counts(text: str | bytes) -> np.ndarray:
-    """Return the run lengths that COCO's compressed string stands for.
-
-    Each character holds 5 bits of a number, low bits first; bit 5 says that more follow, bit 4 of
-    the last one is the sign. From the fourth number on, the difference to the number two places
-    before is stored.
-    """
-    if isinstance(text, str):
-        text = text.encode("ascii")
-    digits = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
-    if not digits.size or digits[-1] & 0x20:
-        raise ValueError(f"damaged COCO RLE: its counts {text[-12:]!r} end within a number.")
-    ends = np.flatnonzero((digits & 0x20) == 0)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    place = np.arange(digits.size) - np.repeat(starts, ends - starts + 1)
-    numbers = np.add.reduceat((digits & 0x1F) << (5 * place), starts)
-    negative = (digits[ends] & 0x10) != 0
-    numbers[negative] -= np.int64(1) << (5 * (ends - starts + 1)[negative])
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers

@@ -16,7 +16,8 @@ from PIL import Image
 
 from ..data.images import upright_size
 from ..errors import ConfigError, DatasetError
-from ..evaluation.label_maps import best_class, check_classes
+from ..evaluation.label_maps import check_classes
+from ..structures.best_class import best_class
 
 __all__ = ["compare_files", "label_map", "pack", "stem_of", "wrong_png"]
 
@@ -48,7 +49,7 @@ def label_map(output: dict[str, Any], record: dict[str, Any], num_classes: int) 
             "labels needs a semantic model, or a data set of instances."
         )
     found = output["sem_seg"].detach()
-    classes = best_class(found)[0] if found.ndim == 3 else found.cpu().numpy()
+    classes = (best_class(found)[0] if found.ndim == 3 else found).cpu().numpy()
     if classes.shape != size:
         raise ConfigError(
             f"{image}: the model's sem_seg is {classes.shape} (height, width) and the image {size};"

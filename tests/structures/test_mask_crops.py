@@ -90,7 +90,7 @@ def test_soft_masks_are_refused_with_the_remedy():
 def test_a_damaged_rle_is_refused():
     with pytest.raises(ValueError, match=r"its runs cover 5 pixels, its size \[2, 3\] needs 6"):
         next(crops_from_rle([{"size": [2, 3], "counts": [2, 3]}]))
-    with pytest.raises(ValueError, match="end within a number"):
+    with pytest.raises(ValueError, match="its runs cover 0 pixels"):
         next(crops_from_rle([{"size": [2, 3], "counts": b"Q"}]))
 
 

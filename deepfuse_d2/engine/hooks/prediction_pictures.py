@@ -18,6 +18,7 @@ from torch import nn
 from ...data.images import read_image
 from ...data.mappers.build import build_mapper
 from ...modeling.meta_arch.protocol import mapper_name_of, meta_arch_of
+from ...structures.best_class import best_class
 from ...structures.proposals import instances_of_proposals
 from ..watching import watching
 
@@ -92,7 +93,7 @@ class PredictionPictures(HookBase):
             yield "", draw_predictions(image, instances, Metadata(thing_classes=["proposal"]))
         if "sem_seg" in predicted:
             labels = predicted["sem_seg"]
-            labels = labels.argmax(dim=0) if labels.ndim == 3 else labels
+            labels = best_class(labels)[0] if labels.ndim == 3 else labels
             kind = "_labels" if "instances" in predicted else ""
             yield kind, draw_labels(image, labels.cpu().numpy(), metadata)
 

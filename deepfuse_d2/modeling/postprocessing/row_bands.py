@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...structures.best_class import best_class
+
 __all__ = ["crop", "in_pieces", "join", "labels_of", "resize"]
 
 # Rows of a band; 32 rows of 19 classes and 2048 columns are 5 MB.
@@ -94,20 +96,7 @@ def join(bands: Iterable[Tensor], height: int) -> Tensor:
 
 def labels_of(bands: Iterable[Tensor]) -> Tensor:
     """(H, W) index of the largest of K values; uint8, or int32 where K is above 256."""
-    return torch.cat([_best_class(band) for band in bands])
-
-
-def _best_class(band: Tensor) -> Tensor:
-    dtype = torch.uint8 if band.shape[0] <= 256 else torch.int32
-    if band.device.type != "cpu":
-        return band.argmax(dim=0).to(dtype)
-    # several times as fast on a CPU as argmax over the first axis
-    best = band[0]
-    index = torch.zeros(best.shape, dtype=dtype)
-    for number in range(1, band.shape[0]):
-        index = torch.where(band[number] > best, number, index)
-        best = torch.maximum(band[number], best)
-    return index
+    return torch.cat([best_class(band)[0] for band in bands])
 
 
 def _source_rows(in_height: int, height: int) -> tuple[Tensor, Tensor]:
