@@ -50,8 +50,8 @@ def label_map(
                 f"{image}: sem_seg has {output.shape[0]} channels, but the data set has {classes} "
                 "classes; check MODEL.SEM_SEG_HEAD.NUM_CLASSES and the weights."
             )
-        labels, highest = best_class(torch.as_tensor(output).detach())
-        return labels.cpu().numpy(), int(highest.isnan().sum())
+        best, highest = best_class(torch.as_tensor(output).detach())
+        return best.cpu().numpy(), int(highest.isnan().sum())
     labels = output.detach().cpu().numpy() if isinstance(output, torch.Tensor) else output
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
