@@ -102,7 +102,7 @@ def against_config(report: Report, config_file: str) -> list[Problem]:
             check_masks(cfg, report.records, name, len(report.records))
         except ConfigError as error:
             problems.append(Problem(True, str(error)))
-    if EVALUATORS.get(report.evaluator_type) is not EVALUATORS["coco"]:
+    if EVALUATORS.get(report.evaluator_type or "") is not EVALUATORS["coco"]:
         return problems
     most = max(len(facts.instances) for facts in report.facts)
     if config_file and most > cfg.TEST.DETECTIONS_PER_IMAGE:
