@@ -167,7 +167,7 @@ def png_of_size(width, height):
 
 def tiff_of_floats():
     content = io.BytesIO()
-    Image.fromarray(np.zeros((4, 6), np.float32)).save(content, "TIFF")
+    Image.fromarray(np.full((4, 6), 300, np.float32)).save(content, "TIFF")
     return content.getvalue()
 
 
@@ -177,7 +177,7 @@ BAD_INPUTS = {
     "cut short": (encoded(np.full((64, 128, 3), 90, np.uint8))[:60], "is damaged"),
     "9k x 9k": (png_of_size(9_000, 9_000), "9000 x 9000 pixels; at most 64 million"),
     "20k x 20k": (png_of_size(20_000, 20_000), "far more than 64 million pixels"),
-    "floats": (tiff_of_floats(), "The file holds floating-point numbers, whose range is not known"),
+    "floats": (tiff_of_floats(), "floating-point numbers from 300 to 300, whose range is not"),
     "a script that draws": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a pict"),
 }
 
