@@ -25,6 +25,7 @@ from .images import read_image
 from .label_images import read_labels
 from .problems import collect_problems
 from .records.tally import tally_of
+from .scenes import Window, read_scene
 
 __all__ = ["Facts", "Problem", "Report", "check_dataset", "duplicates_between"]
 
@@ -152,6 +153,9 @@ def duplicates_between(reports: Sequence[Report]) -> list[Problem]:
 def _inspect(record: dict[str, Any], report: Report) -> Facts:
     image = record["file_name"]
     facts = Facts(image)
+    if "scene" in record:
+        _inspect_scene(record, report, facts)
+        return facts
     try:
         pixels = read_image(image)
     except ImageError as error:
@@ -181,6 +185,27 @@ def _inspect(record: dict[str, Any], report: Report) -> Facts:
     if record.get("instance_file_name"):
         _inspect_instance_ids(record["instance_file_name"], facts)
     return facts
+
+
+def _inspect_scene(record: dict[str, Any], report: Report, facts: Facts) -> None:
+    """A window of a time series and its image; labels are on the grid of either."""
+    scene = record["scene"]
+    window = Window(*record.get("window", (0, 0, *scene.size)))
+    try:
+        found = read_scene(scene, window)
+    except DatasetError as error:
+        facts.problems.append(Problem(True, str(error), facts.image))
+        return
+    digest = hashlib.blake2b(digest_size=16)
+    for key in ("image", "time_series"):
+        if key in found:
+            digest.update(np.ascontiguousarray(found[key]))
+    facts.digest = digest.hexdigest()
+    facts.size = (record["height"], record["width"])
+    if "usable" in found and not found["usable"].any():
+        _add(facts, ["no date of the series can be used: clouds or no data"], is_error=False)
+    if record.get("sem_seg_file_name"):
+        _inspect_semantic(record["sem_seg_file_name"], facts.size, report, facts)
 
 
 def _add(facts: Facts, texts: Iterable[str], *, is_error: bool) -> None:

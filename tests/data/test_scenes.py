@@ -9,6 +9,7 @@ import rasterio
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from deepfuse_d2.data.check import check_dataset
 from deepfuse_d2.data.datasets.extra import register_extra
 from deepfuse_d2.data.datasets.formats.raster import open_rasters
 from deepfuse_d2.data.datasets.pastis import PASTIS_METADATA, load_pastis, pastis_statistics
@@ -327,3 +328,16 @@ def test_numpy_files_are_read_by_windows(tmp_path):
 def test_crops_that_make_no_sense_are_refused():
     with pytest.raises(ConfigError, match=r"DROP_DATES 1\.0"):
         SeriesMapper("train", drop_dates=1.0)
+
+
+def test_a_check_of_the_data_reads_scenes_and_names_what_is_wrong(rasters):
+    root, entry, *_ = rasters
+    register_extra([entry])
+    report = check_dataset("scenes_test", workers=0)
+    assert not report.errors
+    clouds = root / "clouds"
+    for date in DATES:
+        write_raster(clouds / f"mask_{date}.tif", np.ones(SIZE, dtype=np.uint8))
+    (root / "image.tif").write_bytes(b"no raster")
+    found = " ".join(problem.text for problem in check_dataset("scenes_test", workers=0).errors)
+    assert "image.tif" in found

@@ -81,7 +81,7 @@ class PredictionPictures(HookBase):
     ) -> Iterator[tuple[str, np.ndarray]]:
         from ...visualization import draw_labels, draw_predictions
 
-        image = read_image(sample["file_name"])
+        image = _picture_of(sample)
         metadata = MetadataCatalog.get(dataset)
         if "instances" in predicted:
             instances = predicted["instances"].to("cpu")
@@ -95,7 +95,8 @@ class PredictionPictures(HookBase):
             labels = predicted["sem_seg"]
             labels = best_class(labels)[0] if labels.ndim == 3 else labels
             kind = "_labels" if "instances" in predicted else ""
-            yield kind, draw_labels(image, labels.cpu().numpy(), metadata)
+            labels = _of_size(labels.cpu().numpy(), image.shape[:2])
+            yield kind, draw_labels(image, labels, metadata)
 
 
 def build_picture_samples(cfg: CfgNode) -> list[tuple[str, dict]]:
@@ -108,6 +109,31 @@ def build_picture_samples(cfg: CfgNode) -> list[tuple[str, dict]]:
         for index in np.linspace(0, len(records) - 1, count).astype(int):
             samples.append((name, mapper(records[index])))
     return samples
+
+
+def _picture_of(sample: dict) -> np.ndarray:
+    """(H, W, 3) uint8, blue first: the file, or what a sample holds of a scene."""
+    if "time_series" not in sample and "image_valid" not in sample:
+        return read_image(sample["file_name"])
+    # a window of a scene is no file of its own
+    if "image" in sample:
+        pixels = sample["image"][:3].numpy()
+    else:
+        usable = sample["usable"][:, None]
+        pixels = (sample["time_series"] * usable).sum(0) / usable.sum(0).clamp(min=1)
+        pixels = pixels[:3].numpy()
+        pixels = 255 * pixels / max(float(np.percentile(pixels, 98)), 1e-6)
+    pixels = np.resize(pixels, (3, *pixels.shape[1:]))  # of one band all three
+    return np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0).clip(0, 255).astype(np.uint8))
+
+
+def _of_size(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Labels of a coarser grid, enlarged."""
+    if labels.shape == tuple(size):
+        return labels
+    rows = np.arange(size[0]) * labels.shape[0] // size[0]
+    columns = np.arange(size[1]) * labels.shape[1] // size[1]
+    return labels[np.ix_(rows, columns)]
 
 
 def _write(path: Path, picture: np.ndarray) -> None:
