@@ -340,3 +340,25 @@ def test_sums_of_what_sources_say_cannot_be_parity_and_a_hidden_layer_can():
         right[name] = best
     assert right["linear"] <= 7
     assert right["mlp"] == 9
+
+
+@pytest.mark.parametrize("ratio", [50, 10])
+@pytest.mark.parametrize("grid", ["series", "image"])
+def test_a_tile_of_an_aerial_image_and_a_year_of_sentinel_2_fits(ratio, grid):
+    # the sizes of TreeSatAI-TS: 60 m, 0.2 m and 10 m a pixel, 146 dates, half of them cloudy
+    model = _model(
+        ["MODEL.PIXEL_MEAN", [100.0] * 4, "MODEL.PIXEL_STD", [50.0] * 4],
+        RATIO=ratio, SERIES_CHANNELS=10, OUTPUT_GRID=grid, DATE_ENCODING="doy_sincos",
+    ).eval()  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    entry = {
+        "image": 255 * torch.rand(4, 6 * ratio, 6 * ratio, generator=generator),
+        "time_series": torch.rand(146, 10, 6, 6, generator=generator),
+        "dates": torch.arange(146) * 5 // 2,
+        "usable": torch.rand(146, 6, 6, generator=generator) > 0.5,
+    }
+    with torch.no_grad():
+        logits = model([entry])[0]["sem_seg"]
+    side = 6 * ratio if grid == "image" else 6
+    assert logits.shape == (CLASSES, side, side)
+    assert logits.isfinite().all()
