@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter
 
 from ...errors import ConfigError
 from ..resume.checkpoints import Checkpoints
@@ -107,6 +108,10 @@ class TimeBudget(HookBase):
         other = build_lr_scheduler(cfg, torch.optim.SGD([parameter], lr=cfg.SOLVER.BASE_LR))
         scheduler = self.trainer.scheduler
         scheduler._multiplier, scheduler._max_iter = other._multiplier, iterations
+        for hook in self.trainer._hooks:
+            for writer in getattr(hook, "_writers", ()):
+                if isinstance(writer, CommonMetricPrinter):
+                    writer._max_iter = iterations  # of the time that it says is left
         if comm.is_main_process():
             logging.getLogger(__name__).info(
                 "%.3g s a step: about %d iterations fit into the %.0f s of "
