@@ -4,7 +4,7 @@
     python -m benchmarks.land_cover heads --config-file configs/MiniFields/m3fusion_quick.yaml \\
         --weights output/MiniFields/m3fusion_quick/model_final.pth --picture docs/remote_sensing.png
     python -m benchmarks.land_cover forms
-    python -m benchmarks.land_cover scene --size 10000 --dates 30 --folder /tmp/scene
+    python -m benchmarks.land_cover scene --size 10000 --dates 30 --folder scene
 
 heads: accuracy of the series head, of the image head and of the fusion on the data set of
 DATASETS.TEST, with clouds and without, with the sources of other scenes; and a picture. forms: time
