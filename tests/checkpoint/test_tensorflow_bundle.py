@@ -52,7 +52,7 @@ def test_an_index_cut_short_is_named_as_damaged(tmp_path, kept):
     index = write_bundle(tmp_path / "model.ckpt", ARRAYS)
     content = index.read_bytes()
     index.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
-    with pytest.raises(DamagedWeightsError, match=r"index of a TensorFlow checkpoint; it is dam"):
+    with pytest.raises(DamagedWeightsError, match="it is damaged or was cut short"):
         load_file(index)
 
 
