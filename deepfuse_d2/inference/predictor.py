@@ -77,7 +77,7 @@ class Predictor:
         optimize: bool = True,
         dtype: torch.dtype | str = "float32",
         compile: bool | str | Callable = False,
-        engine: str = "auto",
+        engine: str = "native",
         workers: int = 2,
         max_pixels: int = MAX_PIXELS,
         errors: str = "raise",
@@ -106,8 +106,7 @@ class Predictor:
             augment: average over scales and mirrored images (TEST.AUG; DEEPFUSE_D2.TEST.SEM_SEG of
                 semantic models).
             optimize: see :func:`optimize_for_inference`; False runs the model as it is.
-            dtype, compile, engine: see :func:`optimize_for_inference`; with optimize=False or
-                `compile`, "auto" is "native".
+            dtype, compile, engine: see :func:`optimize_for_inference`.
             workers: threads that read and resize images, and as many that paste masks.
             max_pixels: larger images are refused.
             errors: "raise" what goes wrong with an image, or "return" the error, whatever it is and
@@ -156,8 +155,6 @@ class Predictor:
         self.output, self.errors, self.max_pixels = output, errors, max_pixels
         self.batch_size, self.workers = batch_size, workers
         if optimize:
-            if engine == "auto" and compile:
-                engine = "native"
             model = optimize_for_inference(
                 model, dtype, compile, engine=engine, score_threshold=score_threshold
             )
@@ -187,7 +184,7 @@ class Predictor:
         optimize: bool = True,
         dtype: torch.dtype | str = "float32",
         compile: bool | str | Callable = False,
-        engine: str = "auto",
+        engine: str = "native",
         workers: int = 2,
         max_pixels: int = MAX_PIXELS,
         errors: str = "raise",

@@ -1,6 +1,5 @@
 """What the demo takes and writes: images, folders, videos, streams; pictures, videos, JSON."""
 
-import importlib.util
 import json
 
 import cv2
@@ -12,8 +11,9 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
+from deepfuse_d2.cli.main import main
 from deepfuse_d2.data.datasets.cityscapes import cityscapes_metadata
-from deepfuse_d2.demo import compare
+from deepfuse_d2.demo import DemoModel, compare
 from deepfuse_d2.demo.comparison import crop_iou
 from deepfuse_d2.demo.sources import find_sources
 from deepfuse_d2.errors import UserError
@@ -46,17 +46,16 @@ class FakeModel:
 
 
 @pytest.fixture
-def demo(request, monkeypatch):
-    """Runs the command on a fake model."""
-    path = request.config.rootpath / "tools" / "demo.py"
-    spec = importlib.util.spec_from_file_location("demo_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def demo(monkeypatch, capsys):
+    """Runs ``deepfuse predict`` on a fake model; a mistake ends in SystemExit with its message."""
+    monkeypatch.setattr("deepfuse_d2.config.recipes.find_config", lambda name: name)
 
     def run(*arguments, model=None):
         model = model or FakeModel()
-        monkeypatch.setattr(module.DemoModel, "load", lambda trained, opts: model)
-        module.main(["--config-file", "c", "--weights", "w", *map(str, arguments)])
+        monkeypatch.setattr(DemoModel, "load", lambda trained, opts: model)
+        words = ["predict", "--config-file", "c", "--weights", "w", *map(str, arguments)]
+        if main(words) != 0:
+            raise SystemExit(capsys.readouterr().err)
         return model
 
     return run

@@ -281,7 +281,7 @@ def test_a_wrong_key_of_distributed_is_named(squares, key, value, message):
         ({"machine_rank": 2, "num_machines": 2}, "--machine-rank 2 was given .*counted from 0"),
         ({"num_machines": 2}, "each machine would wait for the others at itself"),
         ({"num_machines": 2, "dist_url": "tcp://127.0.0.1:29500"}, "tcp://HOST:PORT"),
-        ({"dist_url": "env://"}, "MASTER_ADDR, MASTER_PORT is missing.*submit_slurm"),
+        ({"dist_url": "env://"}, "MASTER_ADDR, MASTER_PORT is missing.*deepfuse submit"),
     ],
 )
 def test_arguments_that_describe_no_group_are_refused(monkeypatch, changes, message):

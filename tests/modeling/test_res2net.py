@@ -358,10 +358,11 @@ def test_the_configs_build_what_their_weights_fit(name, neck, repository):
     file = name.format(neck)
     cfg = load_config(str(repository / "configs" / file), ["MODEL.DEVICE", "cpu"])
     assert f"output/{file.removesuffix('.yaml')}" == cfg.OUTPUT_DIR
-    assert not cfg.MODEL.RESNETS.STRIDE_IN_1X1
     with torch.device("meta"):
         backbone = build_backbone(cfg, ShapeSpec(channels=3))
     assert type(backbone).__name__ == neck
+    # strides are in the 3x3 convolutions, by the name of the network or by the key
+    assert backbone.bottom_up.res3[0].conv1.stride == (1, 1)
     found = {n: v.shape for n, v in backbone.bottom_up.state_dict().items()}
     if CONFIGS[name] is None:
         assert cfg.MODEL.WEIGHTS == ""

@@ -96,4 +96,6 @@ def build_test_loader(
         mapper=_Tolerant(mapper),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    return TestLoader(loader, cfg.DEEPFUSE_D2.DATALOADER.MAX_DAMAGED)
+    # a config of detectron2 alone evaluates too
+    own = cfg.get("DEEPFUSE_D2")
+    return TestLoader(loader, own.DATALOADER.MAX_DAMAGED if own else 0)
