@@ -41,7 +41,8 @@ def test_the_next_step_gets_the_pages_of_the_one_before():
         found[wanted] = output[0], int(output[1])
     assert found["True"][0] == "True"
     assert found["False"][0] == "False"
-    assert found["True"][1] < 0.1 * found["False"][1]
+    # one tensor of the five may come from a new arena of the allocator
+    assert found["True"][1] < 0.3 * found["False"][1]
 
 
 def test_a_training_on_a_gpu_and_other_libraries_are_left_alone(monkeypatch):
