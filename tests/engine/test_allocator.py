@@ -41,7 +41,7 @@ def test_the_next_step_gets_the_pages_of_the_one_before():
         found[wanted] = output[0], int(output[1])
     assert found["True"][0] == "True"
     assert found["False"][0] == "False"
-    # one tensor of the five may come from a new arena of the allocator
+    # seen: 16,384 of 81,925 in some runs of the whole suite, cause not known; alone under a tenth
     assert found["True"][1] < 0.3 * found["False"][1]
 
 
