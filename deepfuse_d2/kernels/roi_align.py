@@ -1,10 +1,10 @@
 """RoIAlign (arXiv 1703.06870) on a CPU, as sums of whole rows of channels.
 
-torchvision's kernel for CPUs walks through the channels outside and through the samples inside, in
-one thread, and works out every sample again for each channel in backward. Here the samples of a bin
-that lie on one position are added up first (roi_samples.py); a bin then is a weighted sum of
-positions, each a row of all its channels, which is what ``embedding_bag`` does forward and backward
-with vectors and threads.
+torchvision's kernel for CPUs, which :class:`RowROIAlign` falls back on, walks through the channels
+outside and through the samples inside, in one thread, and works out every sample again for each
+channel in backward. Here the samples of a bin that lie on one position are added up first
+(roi_samples.py); a bin then is a weighted sum of positions, each a row of all its channels, which
+is what ``embedding_bag`` does forward and backward with vectors and threads.
 """
 
 import torch
@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from .roi_samples import axis_weights
 
 __all__ = ["RowROIAlign", "roi_align"]
+
+# Positions summed at once; what describes them takes 150 MB.
+_MOST = 2_000_000
 
 
 def roi_align(
@@ -52,12 +55,28 @@ def roi_align(
         rows = axis_weights(y0, y1, bins_y, height, sampling_ratio=sampling_ratio)
         columns = axis_weights(x0, x1, bins_x, width, sampling_ratio=sampling_ratio)
         first = rois[:, 0].long() * (height * width)
-        index, weights, offsets = _sums(first, rows, columns, width)
+        # boxes one after the other, as many at once as there is memory for
+        ends = (_used(rows[1]).sum(1) * _used(columns[1]).sum(1)).cumsum(0)
+        sizes = torch.bincount((ends - 1).clamp(min=0) // _MOST)
+        parts = torch.arange(len(rois)).split(sizes[sizes > 0].tolist())
     table = features.permute(0, 2, 3, 1).reshape(-1, channels)
-    pooled = F.embedding_bag(
-        index, table, offsets, mode="sum", per_sample_weights=weights.to(table.dtype)
-    )
-    return pooled.view(len(rois), bins_y, bins_x, channels).permute(0, 3, 1, 2)
+    pooled = []
+    for part in parts:
+        chosen = slice(int(part[0]), int(part[-1]) + 1)
+        with torch.no_grad():
+            index, weights, offsets = _sums(
+                first[chosen],
+                (rows[0][chosen], rows[1][chosen]),
+                (columns[0][chosen], columns[1][chosen]),
+                width,
+            )
+        pooled.append(
+            F.embedding_bag(
+                index, table, offsets, mode="sum", per_sample_weights=weights.to(table.dtype)
+            )
+        )
+    bins = pooled[0] if len(pooled) == 1 else torch.cat(pooled)
+    return bins.view(len(rois), bins_y, bins_x, channels).permute(0, 3, 1, 2)
 
 
 def _sums(
@@ -96,7 +115,10 @@ def _used(weights: Tensor) -> Tensor:
 
 
 class RowROIAlign(ROIAlign):
-    """detectron2's ``ROIAlign``, by :func:`roi_align` on a CPU."""
+    """detectron2's ``ROIAlign``, by :func:`roi_align` on a CPU, and itself anywhere else.
+
+    A module of that class becomes one of this by its ``__class__``: it has no state of its own.
+    """
 
     def forward(self, features: Tensor, rois: Tensor) -> Tensor:
         """(N, C, H, W) and (K, 5) -> (K, C, *output_size)."""
@@ -106,13 +128,16 @@ class RowROIAlign(ROIAlign):
             return super().forward(features, rois)
         size = self.output_size
         size = (size, size) if isinstance(size, int) else tuple(size)
-        # what autocast has made smaller is pooled in float32, as by torchvision
-        dtype = torch.promote_types(features.dtype, torch.float32)
+        dtype = features.dtype
+        if features.requires_grad:
+            # what autocast has made smaller is pooled in float32, as by torchvision; to predict, a
+            # map in a lower precision is read as it is
+            features = features.float() if dtype.itemsize < 4 else features
         return roi_align(
-            features.to(dtype),
-            rois.to(dtype),
+            features,
+            rois.to(torch.promote_types(features.dtype, torch.float32)),
             size,
             self.spatial_scale,
             self.sampling_ratio,
             self.aligned,
-        ).to(features.dtype)
+        ).to(dtype)

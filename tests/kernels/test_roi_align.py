@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 from detectron2.layers import ROIAlign
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes
 from torchvision.ops import roi_align as torchvision_roi_align
 
+from deepfuse_d2.kernels import roi_align as kernel
 from deepfuse_d2.kernels.roi_align import RowROIAlign, roi_align
 from deepfuse_d2.kernels.roi_samples import axis_matrices, axis_weights
 
@@ -80,9 +83,74 @@ def test_the_module_takes_the_place_of_detectron2s(dtype):
     stock = ROIAlign((7, 7), 0.25, 0)
     ours = RowROIAlign((7, 7), 0.25, 0)
     features, rois = torch.randn(2, 5, 25, 40).to(dtype), random_rois(10, torch.float32)
-    found = ours(features, rois)
-    assert found.dtype == dtype
     expected = stock(features.float(), rois).to(dtype)
-    torch.testing.assert_close(found, expected)
+    trained = ours(features.clone().requires_grad_(), rois)
+    assert trained.dtype == dtype
+    torch.testing.assert_close(trained.detach(), expected)
+    predicted = ours(features, rois)  # in the precision of the map
+    assert predicted.dtype == dtype
+    torch.testing.assert_close(
+        predicted, expected, **({"atol": 0.02, "rtol": 0.02} if dtype.itemsize < 4 else {})
+    )
     traced = torch.jit.trace(ours, (features.float(), rois))
     assert "roi_align" in str(traced.inlined_graph)
+
+
+def poolers(scales, size=7, ratio=0, kind="ROIAlignV2"):
+    """detectron2's pooler, and the same with levels of ours."""
+    stock, ours = (
+        ROIPooler(size, scales, ratio, kind, canonical_box_size=56, canonical_level=4)
+        for _ in range(2)
+    )
+    for level in ours.level_poolers:
+        level.__class__ = RowROIAlign
+    return stock, ours
+
+
+def random_boxes(count, width, height):
+    corners = torch.rand(count, 2) * torch.tensor([width, height])
+    # sides of all orders of magnitude
+    return Boxes(torch.cat([corners, corners + torch.rand(count, 2) ** 3 * 256], 1))
+
+
+@pytest.mark.parametrize("kind", ["ROIAlign", "ROIAlignV2"])
+@pytest.mark.parametrize(
+    ("scales", "size"), [((1 / 4, 1 / 8, 1 / 16), 7), ((1 / 4, 1 / 8), 5), ((1 / 16,), (3, 14))]
+)
+def test_poolers_of_several_levels_give_what_detectron2s_give(scales, size, kind):
+    stock, ours = poolers(scales, size, kind=kind)
+    maps = [torch.randn(2, 8, round(160 * s), round(256 * s) + 1) for s in scales]
+    boxes = [random_boxes(40, 256, 160), random_boxes(30, 256, 160)]
+    torch.testing.assert_close(ours(maps, boxes), stock(maps, boxes), rtol=1e-4, atol=1e-5)
+    none = Boxes(torch.zeros(0, 4))
+    torch.testing.assert_close(ours(maps, [none, boxes[0]]), stock(maps, [none, boxes[0]]))
+    assert ours(maps, [none, none]).shape == stock(maps, [none, none]).shape
+
+
+def test_boxes_outside_empty_inverted_and_huge_are_pooled_as_by_detectron2():
+    stock, ours = poolers((1 / 4, 1 / 8))
+    maps = [torch.randn(1, 4, 16, 24), torch.randn(1, 4, 8, 12)]
+    corners = [
+        [-30.0, -20, 20, 10], [80, 50, 200, 190], [300, 300, 310, 330], [-90, -90, -50, -60],
+        [10, 10, 10, 10], [10, 10, 10, 40], [0, 0, 96, 64], [-500, -500, 900, 900],
+        [95.9, 63.9, 96, 64],
+    ]  # fmt: skip
+    boxes = [Boxes(torch.tensor(corners))]
+    torch.testing.assert_close(ours(maps, boxes), stock(maps, boxes), rtol=1e-4, atol=1e-5)
+
+
+def test_many_boxes_go_in_pieces_with_the_same_gradient(monkeypatch):
+    features = torch.randn(2, 4, 32, 48, dtype=torch.float64, requires_grad=True)
+    rois = random_rois(50)
+    whole = roi_align(features, rois, (7, 7), 0.25)
+    monkeypatch.setattr(kernel, "_MOST", 1000)
+    calls = []
+    sums = kernel._sums
+    monkeypatch.setattr(kernel, "_sums", lambda *args: calls.append(args) or sums(*args))
+    pieces = roi_align(features, rois, (7, 7), 0.25)
+    assert len(calls) > 3
+    assert sum(len(args[0]) for args in calls) == 50
+    torch.testing.assert_close(pieces, whole)
+    weights = torch.randn_like(whole)
+    gradients = [torch.autograd.grad(x, features, weights)[0] for x in (pieces, whole)]
+    torch.testing.assert_close(*gradients)

@@ -5,12 +5,13 @@ import logging
 from collections.abc import Callable
 
 import torch
+from detectron2.layers import ROIAlign
 from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...kernels.capabilities import can_pack
 from ...kernels.packed_conv import InferenceConv2d, replace_convolutions
-from ...kernels.roi_pool import TableROIPooler
+from ...kernels.roi_align import RowROIAlign
 from ...modeling.meta_arch.protocol import example_of, has_inputs, inputs_of, takes_image_alone
 from ..engines.build import build_engine, parts_of, run_in_engine
 from .blocks import fuse_blocks
@@ -35,7 +36,6 @@ _TRAINING_KERNELS = frozenset(
     {
         "deepfuse_d2.kernels.tiled_convolution",
         "deepfuse_d2.kernels.folded_conv",
-        "deepfuse_d2.kernels.roi_align",
     }
 )
 
@@ -94,10 +94,10 @@ def optimize_for_inference(
     backbone = getattr(model, "backbone", None)
     folded = fold_norms(model, *_observable(model))
     sources = parts_of(model) if runtime is not None else {}
-    on_cpu = device.type == "cpu"
     flatten_channels_last(model)
-    if on_cpu:
-        _replace(model, TableROIPooler.fits, TableROIPooler)
+    for module in model.modules():
+        if type(module) is ROIAlign:
+            module.__class__ = RowROIAlign
     _replace(model, MergedRPNHead.fits, lambda head: MergedRPNHead(head, pack=pack))
     map_sizes = map_sizes_of_masks(model)
     if pack:
