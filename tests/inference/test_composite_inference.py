@@ -6,12 +6,18 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from inference_models import images, rcnn_cfg
+from torch._dynamo.testing import CompileCounter
 
+from benchmarks.calibrated_weights import calibrated_random_weights
 from deepfuse_d2.analysis import analyze
 from deepfuse_d2.engine import Trainer, load_config
 from deepfuse_d2.engine.solver.optimizer import build_optimizer
+from deepfuse_d2.engine.speed.compile import compile_parts
 from deepfuse_d2.engine.speed.stage_checkpointing import CheckpointedStage
 from deepfuse_d2.inference import optimize_for_inference
+from deepfuse_d2.inference.export.formats import difference, export_graph, load_exported
+from deepfuse_d2.inference.export.graphs import build_graph
 
 COMPOSITE = (
     "MODEL.NECK.BOTTOM_UP", "build_composite_backbone",
@@ -98,3 +104,62 @@ def test_a_composite_is_counted_as_the_bottom_up_network(config):
     assert parts["bottom-up"].parameters == bottom_up
     assert parts["bottom-up"].multiply_adds > 0
     assert parts["neck"].parameters > 0
+
+
+@pytest.fixture
+def forget_compiled_code():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("forget_compiled_code")
+def test_a_compiled_composite_gives_assistants_too_and_compiles_once_for_all_sizes(config):
+    model = Trainer.build_model(config("MODEL.COMPOSITE.ASSISTANT_WEIGHTS", "[0.5]")).train()
+    sizes = ((2, 64, 128), (2, 96, 64), (3, 128, 160))
+    inputs = [torch.randn(n, 3, height, width) for n, height, width in sizes]
+    # all norms of this model are live, and of a batch alone
+    expected = [model.backbone(image) for image in inputs]
+    counter = CompileCounter()
+    assert "backbone" in compile_parts(model, "cpu", backend=counter)
+    counts = []
+    for image, features in zip(inputs, expected, strict=True):
+        found = model.backbone(image)
+        assert any("assistant1" in name for name in found)
+        torch.testing.assert_close(dict(found), dict(features))
+        counts.append(counter.frame_count)
+    assert counts[0] > 0
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7):
+        assert counts == [counts[0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("part", "ending"),
+    [("detector", ".ts"), ("detector", ".onnx"), ("rpn", ".pt2")],
+)
+def test_a_detector_on_a_composite_is_exported_whole_without_its_assistants_losses(
+    part, ending, tmp_path
+):
+    for name in {".onnx": ("onnx", "onnxscript", "onnxruntime")}.get(ending, ()):
+        pytest.importorskip(name)
+    torch.manual_seed(0)
+    neck = ("MODEL.BACKBONE.NAME", "build_neck_backbone", "MODEL.NECK.NAME", "FPN")
+    # few layers, so that rounding stays small
+    small = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
+    supervised = ("MODEL.COMPOSITE.ASSISTANT_WEIGHTS", [0.5])
+    model = Trainer.build_model(rcnn_cfg(*neck, *COMPOSITE, *small, *supervised)).eval()
+    calibrated_random_weights(model, images((128, 192), (128, 192), seed=9), candidates=150)
+    graph = build_graph(model, part)
+    file = tmp_path / f"model{ending}"
+    export_graph(graph, file)
+    run = load_exported(file)
+    # multiples of no stride, and other sizes than the file was written with
+    for size in ((101, 150), (257, 193)):
+        image = images(size)[0]["image"]
+        image = image if part == "detector" else image[None]
+        with torch.no_grad():
+            expected = graph(image)
+        apart = difference(run(image), expected, part)
+        assert apart["difference"] < 1e-4
+        assert apart.get("unmatched", 0) <= 0.05
+        assert part != "detector" or len(expected[0]) > 3
