@@ -6,7 +6,7 @@ other images load without a complaint and train to less, so a difference is an e
 """
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,8 @@ def check_expectations(expected: Mapping[str, Any], found: Mapping[str, Any], or
 def checked_metadata(metadata: Any, path: str) -> tuple[str, dict[str, Any]]:
     """Return name of the source and expectations out of what a file says about itself."""
     kinds = {_FORMAT: _is_format, _MEAN: _is_color, _STD: _is_color, _STRIDE: _is_bool}
-    kinds |= {key: _is_bool for source in SOURCES for key in source.settings}
+    settings = (item for source in SOURCES for item in source.settings.items())
+    kinds |= {key: _is_like(value) for key, value in settings}
     try:
         origin, expected = metadata["source"], dict(metadata["expects"])
         good = isinstance(origin, str) and all(kinds[k](v) for k, v in expected.items())
@@ -124,6 +125,10 @@ def _short(value: Any) -> str:
 
 def _is_format(value: Any) -> bool:
     return value in ("RGB", "BGR")
+
+
+def _is_like(example: Any) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, type(example))
 
 
 def _is_color(value: Any) -> bool:

@@ -10,7 +10,8 @@ next. Version 2 has ``backbone.cb_modules.0`` (the assistant), ``cb_modules.1`` 
 Version 1 is of mmdetection 1, whose background is the first class; detectron2's is the last. The
 former also decodes boxes and aligns regions otherwise, by half a pixel; nothing here undoes that.
 
-CBNetV2 of Swin is none of it: its connections end behind the merging of patches, see composite.py.
+Version 2 of Swin has the same two networks, under the names of detectron2's Swin, and
+``cb_linears.<stage>.<source - stage>`` without norms, where the widths of both differ.
 """
 
 import re
@@ -20,15 +21,24 @@ from torch import Tensor
 
 from .mmdetection_heads import background_last, rename_head
 from .res2net_names import is_res2net, rename_res2net
+from .swin_names import rename_swin
 from .torchvision_names import rename_torchvision_resnet
 
-__all__ = ["is_cbnet", "is_cbnet_v2", "rename_cbnet", "rename_cbnet_v2"]
+__all__ = [
+    "is_cbnet",
+    "is_cbnet_v2",
+    "is_cbnet_v2_swin",
+    "rename_cbnet",
+    "rename_cbnet_v2",
+    "rename_cbnet_v2_swin",
+]
 
 _NETWORKS = {"third_": 0, "second_": 1, "": 2}
 _V1 = re.compile(r"(third_|second_|)(layer\d\..*|conv1\..*|bn1\..*)")
 _V1_CONNECTION = re.compile(r"(?:bn)?eb_(third|second)_(conv|bn)(\d)\.(.*)")
 _V2 = re.compile(r"cb_modules\.(\d)\.(.*)")
 _V2_CONNECTION = re.compile(r"cb_linears\.(\d)\.(\d)\.(\d)\.(.*)")
+_SWIN_CONNECTION = re.compile(r"cb_linears\.(\d)\.(\d)\.(weight|bias)")
 # A norm of the lead, whose convolution has been taken out.
 _DEAD = re.compile(r"^cb_modules\.1\.bn1\.")
 
@@ -41,6 +51,11 @@ def is_cbnet(state: Mapping[str, Tensor]) -> bool:
 def is_cbnet_v2(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are those of CBNetV2's ResNets or Res2Nets, alone or in a detector."""
     return any(f"{p}cb_modules.0.layer1.0.conv1.weight" in state for p in ("", "backbone."))
+
+
+def is_cbnet_v2_swin(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of CBNetV2's Swins, alone or in a detector."""
+    return any(f"{p}cb_modules.0.patch_embed.proj.weight" in state for p in ("", "backbone."))
 
 
 def rename_cbnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,6 +99,23 @@ def rename_cbnet_v2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             source = to + int(connection[2])
             place = f"connections.1.res{to}.res{source}.conv{norm}.{connection[4]}"
             renamed[place] = value
+        else:
+            renamed[rename_head(name)] = value
+    return renamed
+
+
+def rename_cbnet_v2_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of our composite (style dhlc, connected to blocks), neck and heads for the same."""
+    renamed = {}
+    for name, value in state.items():
+        own = _within(name)
+        if network := _V2.fullmatch(own):
+            inner = rename_swin({network[2]: value})
+            renamed |= {f"backbones.{network[1]}.{n}": v for n, v in inner.items()}
+        elif connection := _SWIN_CONNECTION.fullmatch(own):
+            to = int(connection[1]) + 2
+            source = to + int(connection[2])
+            renamed[f"connections.1.res{to}.res{source}.conv.{connection[3]}"] = value
         else:
             renamed[rename_head(name)] = value
     return renamed

@@ -16,7 +16,14 @@ from .caffe2_names import (
     is_caffe2_resnext_32x8d,
     rename_caffe2,
 )
-from .cbnet_names import is_cbnet, is_cbnet_v2, rename_cbnet, rename_cbnet_v2
+from .cbnet_names import (
+    is_cbnet,
+    is_cbnet_v2,
+    is_cbnet_v2_swin,
+    rename_cbnet,
+    rename_cbnet_v2,
+    rename_cbnet_v2_swin,
+)
 from .fishnet_names import is_fishnet, rename_fishnet
 from .lw_refinenet_names import (
     is_lw_refinenet,
@@ -27,6 +34,7 @@ from .lw_refinenet_names import (
 from .res2net_names import is_dla, is_res2net, rename_dla, rename_res2net
 from .spinenet_names import is_spinenet, rename_spinenet
 from .spinenet_tensorflow_names import is_spinenet_tensorflow, rename_spinenet_tensorflow
+from .swin_names import is_swin, rename_swin
 from .torchvision_names import (
     is_detectron2_torchvision_resnet,
     is_resnet_in_sequence,
@@ -98,6 +106,14 @@ SOURCES = (
         stride_in_1x1=False,
         **IMAGENET_RGB,
     ),
+    Source(
+        name="CBNetV2 of Swin",
+        recognises=is_cbnet_v2_swin,
+        rename=rename_cbnet_v2_swin,
+        settings={"MODEL.COMPOSITE.CONNECT_TO": "blocks"},
+        **IMAGENET_RGB,
+    ),
+    Source(name="Swin Transformer", recognises=is_swin, rename=rename_swin, **IMAGENET_RGB),
     Source(
         name="RefineNet, light-weight or not",
         recognises=is_lw_refinenet,

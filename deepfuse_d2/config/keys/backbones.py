@@ -128,6 +128,23 @@ def add(cfg: CN) -> None:
     #   (blocks of the same shape, not resampled; []), OUTPUT (False), UNUSED (False; not built)
     cfg.MODEL.SPINENET.BLOCKS = []
 
+    # build_swin_backbone: detectron2's Swin Transformer, res2 to res5. Of no other project's name:
+    # Mask2Former and others have a MODEL.SWIN.
+    own.MODEL.SWIN = CN()
+    # "swin_tiny", "swin_small", "swin_base", "swin_large", which decide the next four; "": they do.
+    own.MODEL.SWIN.NAME = ""
+    # Channels of res2; those after it have twice, four and eight times as many.
+    own.MODEL.SWIN.EMBED_DIM = 96
+    # Blocks of each stage, and heads of their attention, which divide its channels.
+    own.MODEL.SWIN.DEPTHS = [2, 2, 6, 2]
+    own.MODEL.SWIN.NUM_HEADS = [3, 6, 12, 24]
+    # Side of the windows of attention, in positions.
+    own.MODEL.SWIN.WINDOW_SIZE = 7
+    # Probability, in [0, 1), of stochastic depth of the last block; the others in proportion.
+    own.MODEL.SWIN.DROP_PATH = 0.2
+    # Features to give; stages behind the last of them are not built.
+    own.MODEL.SWIN.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+
     # build_composite_backbone: CBNet (arXiv 1909.03625), CBNetV2 (arXiv 2107.00420). These are the
     # defaults of the latter, but for its losses on assistants; docs/backbones.md.
     cfg.MODEL.COMPOSITE = CN()
@@ -147,6 +164,9 @@ def add(cfg: CN) -> None:
     cfg.MODEL.COMPOSITE.SHARE_STEM = True
     # One network's weights in place of NUM_BACKBONES, of which each run has another input.
     cfg.MODEL.COMPOSITE.SHARE_WEIGHTS = False
+    # What connections lead to: the input of a "stage", or of its "blocks", behind the merging of
+    # patches: the form of the authors' Swin, with NORM "" and PRUNE 0. "ahlc" and "dhlc" alone.
+    cfg.MODEL.COMPOSITE.CONNECT_TO = "stage"
     # Norm of the connections: "FixedBN" (a scale and a shift that learn, statistics that stay as
     # they are, as in both papers' code), or a name for detectron2's get_norm; "" for none.
     cfg.MODEL.COMPOSITE.NORM = "FixedBN"

@@ -13,6 +13,7 @@ from .rearranged_resnet import build_rearranged_resnet_backbone
 from .res2net import Res2Net, build_res2net_backbone
 from .spinenet import SpineNet, build_spinenet_backbone
 from .staged import StagedBackbone
+from .swin import Swin, build_swin_backbone
 from .timm_features import TimmBackbone, build_timm_backbone
 from .two_scale import TwoScaleBackbone, build_two_scale_backbone
 
@@ -27,6 +28,7 @@ __all__ = [
     "Res2Net",
     "SpineNet",
     "StagedBackbone",
+    "Swin",
     "TimmBackbone",
     "TwoScaleBackbone",
     "build_composite_backbone",
@@ -37,6 +39,7 @@ __all__ = [
     "build_rearranged_resnet_backbone",
     "build_res2net_backbone",
     "build_spinenet_backbone",
+    "build_swin_backbone",
     "build_timm_backbone",
     "build_two_scale_backbone",
 ]

@@ -8,6 +8,9 @@ A network that can be run so has, beside ``stages()`` of protocol.py,
 
 Stages follow one another: each takes what the one before gave, and nothing else. For detectron2's
 ResNet, RegNet and Swin, whose ``forward`` is such a loop, this file has both functions.
+
+Swin alone also runs a stage in two steps: :func:`enter_stage` merges patches, to the channels and
+size of the stage, and :func:`run_stage` with `entered` goes on with its blocks.
 """
 
 from collections.abc import Sequence
@@ -18,12 +21,14 @@ from detectron2.modeling.backbone.swin import SwinTransformer
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from .protocol import children_backbones, stages_of
+from .protocol import children_backbones, names_of_swin, stages_of
 
 __all__ = [
+    "check_enters_stages",
     "check_runs_by_stages",
     "drop_norms_of_features",
     "drop_stages",
+    "enter_stage",
     "feature_of",
     "levels_of",
     "run_stage",
@@ -48,6 +53,15 @@ def check_runs_by_stages(network: Backbone, key: str) -> None:
         )
 
 
+def check_enters_stages(network: Backbone, key: str) -> None:
+    """Raise ConfigError where a stage of `network` has no entry of its own to connect behind."""
+    if not isinstance(network, SwinTransformer):
+        raise ConfigError(
+            f"{key} builds a {type(network).__name__}, whose stages have no merging of patches of "
+            'their own; MODEL.COMPOSITE.CONNECT_TO "blocks" is for Swin, so choose "stage".'
+        )
+
+
 def _why_not(network: Backbone) -> str:
     kind = type(network)
     if children_backbones(network):
@@ -56,18 +70,39 @@ def _why_not(network: Backbone) -> str:
     own = getattr(kind, "why_not_by_stages", None)
     if own is not None:
         return own(network) if callable(own) else own
-    if hasattr(kind, "run_stage") or kind.forward in (*_LOOPS, SwinTransformer.forward):
+    if hasattr(kind, "run_stage") or kind.forward in _LOOPS:
+        return ""
+    if issubclass(kind, SwinTransformer):
         return ""
     return "it has no run_stage(name, x), and its forward is not one that is known."
 
 
-def run_stage(network: Backbone, name: str, x: Tensor) -> Tensor:
-    """The result (N, C, H, W) of a stage for that of the stage before, or for the image."""
+def run_stage(network: Backbone, name: str, x: Tensor, entered: bool = False) -> Tensor:
+    """The result (N, C, H, W) of a stage for that of the stage before, or for the image.
+
+    Args:
+        entered: `x` is what :func:`enter_stage` gave.
+    """
     if hasattr(type(network), "run_stage"):
         return network.run_stage(name, x)
     if isinstance(network, SwinTransformer):
-        return _run_swin(network, name, x)
+        return _run_swin(network, name, x if entered else enter_stage(network, name, x))
     return getattr(network, name)(x)
+
+
+def enter_stage(network: SwinTransformer, name: str, x: Tensor) -> Tensor:
+    """What the blocks of a stage take, for the result (N, C, H, W) of the stage before.
+
+    A layer of detectron2's computes it at its end, for the next one; here it is computed once more
+    when the next one begins, as the connections of a composite come in between.
+    """
+    index = 0 if name == "stem" else names_of_swin(network).index(name)
+    if not index:
+        return x
+    height, width = x.shape[-2:]
+    tokens = x.flatten(2).transpose(1, 2)
+    tokens = network.layers[index - 1].downsample(tokens, height, width)
+    return _as_map(tokens, (height + 1) // 2, (width + 1) // 2)
 
 
 def feature_of(network: Backbone, name: str, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -79,7 +114,8 @@ def feature_of(network: Backbone, name: str, x: Tensor, size: tuple[int, int]) -
     if hasattr(type(network), "feature"):
         return network.feature(name, x, size)
     if isinstance(network, SwinTransformer):
-        normed = getattr(network, f"norm{name[1:]}")(x.permute(0, 2, 3, 1))
+        index = names_of_swin(network).index(name)
+        normed = getattr(network, f"norm{index}")(x.permute(0, 2, 3, 1))
         return normed.permute(0, 3, 1, 2).contiguous()
     return x
 
@@ -120,7 +156,9 @@ def drop_norms_of_features(network: Backbone, names: Sequence[str]) -> bool:
 
     Returns: whether there was something.
     """
-    norms = [f"norm{name[1:]}" for name in names] if isinstance(network, SwinTransformer) else []
+    norms = []
+    if isinstance(network, SwinTransformer):
+        norms = [f"norm{i}" for i, name in enumerate(names_of_swin(network)) if name in names]
     norms = [norm for norm in norms if hasattr(network, norm)]
     for norm in norms:
         setattr(network, norm, nn.Identity())
@@ -128,11 +166,7 @@ def drop_norms_of_features(network: Backbone, names: Sequence[str]) -> bool:
 
 
 def _run_swin(network: SwinTransformer, name: str, x: Tensor) -> Tensor:
-    """detectron2's Swin; the merging of patches belongs to the stage that takes the merged map.
-
-    A layer computes it at its end, for the next one; here it is computed once more when the next
-    one begins, as the connections of a composite come in between.
-    """
+    """The stem of detectron2's Swin, or the blocks of a stage."""
     if name == "stem":
         x = network.patch_embed(x)
         if network.ape:
@@ -140,11 +174,11 @@ def _run_swin(network: SwinTransformer, name: str, x: Tensor) -> Tensor:
                 network.absolute_pos_embed, size=x.shape[-2:], mode="bicubic"
             )
         return network.pos_drop(x.flatten(2).transpose(1, 2)).transpose(1, 2).view_as(x)
-    index = int(name[1:])
     height, width = x.shape[-2:]
-    tokens = x.flatten(2).transpose(1, 2)
-    if index:
-        tokens = network.layers[index - 1].downsample(tokens, height, width)
-        height, width = (height + 1) // 2, (width + 1) // 2
-    tokens = network.layers[index](tokens, height, width)[0]
-    return tokens.transpose(1, 2).reshape(x.shape[0], -1, height, width)
+    layer = network.layers[names_of_swin(network).index(name)]
+    return _as_map(layer(x.flatten(2).transpose(1, 2), height, width)[0], height, width)
+
+
+def _as_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(N, H W, C) -> (N, C, H, W)."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)

@@ -19,13 +19,16 @@ stem is the lead's too.
 `prune` = d leaves out the lead's first d stages: x_k^l = x_{k-1}^l for l <= d. `zero_init` starts
 with W = 0: networks with the same weights then are one network, and the composite is it.
 
+`connect_to` = "blocks" is the form of the authors' Swin: g_l is added behind the merging of patches
+in front of stage l, comes from the features of the assistant, which have a LayerNorm, and where the
+channels of both agree, W is the identity, which zero_init does not make 0.
+
 Where the papers leave a choice: ALLC has no public code, and two readings of its formula are
-around; ours takes the level below that of the input. The authors' Swin adds to the input of a stage
-after the patches are merged; here, for every network, it is what the stage before gave. With three
-networks and `prune`, each is pruned against the one before it.
+around; ours takes the level below that of the input. With three networks and `prune`, each is
+pruned against the one before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -39,19 +42,23 @@ from ...layers.resample import Resample
 from ..registration import register
 from .branches import join_branches
 from .by_stages import (
+    check_enters_stages,
     check_runs_by_stages,
     drop_norms_of_features,
     drop_stages,
+    enter_stage,
     feature_of,
     levels_of,
     run_stage,
 )
 from .protocol import child_builder
 
-__all__ = ["STYLES", "CompositeBackbone", "build_composite_backbone"]
+__all__ = ["CONNECT_TO", "STYLES", "CompositeBackbone", "build_composite_backbone"]
 
 # MODEL.COMPOSITE.STYLE
 STYLES = ("slc", "ahlc", "allc", "dhlc")
+# MODEL.COMPOSITE.CONNECT_TO, and the styles that each takes
+CONNECT_TO = {"stage": STYLES, "blocks": ("ahlc", "dhlc")}
 
 
 class Connection(nn.Module):
@@ -62,11 +69,23 @@ class Connection(nn.Module):
         norm: "FixedBN", or a name for :func:`deepfuse_d2.layers.norm.get_norm`.
         zero_init: start with 0 everywhere: by the scale and shift of the norm, so that their first
             step sets the convolution free; without a norm, by the convolution.
+        identity: have no W where the channels of both are the same.
     """
 
-    def __init__(self, source: ShapeSpec, target: ShapeSpec, norm: str, zero_init: bool):
+    def __init__(
+        self,
+        source: ShapeSpec,
+        target: ShapeSpec,
+        norm: str,
+        zero_init: bool,
+        identity: bool = False,
+    ):
         super().__init__()
         channels = target.channels
+        if identity and source.channels == channels:
+            self.conv = nn.Identity()
+            self.resize = Resample(channels, source.stride, target.stride)
+            return
         made = FixedBatchNorm2d(channels) if norm == "FixedBN" else get_norm(norm, channels)
         self.conv = Conv2d(source.channels, channels, 1, bias=made is None, norm=made)
         self.resize = Resample(channels, source.stride, target.stride)
@@ -98,6 +117,7 @@ class CompositeBackbone(Backbone):
         zero_init: bool = True,
         share_stem: bool = True,
         norm: str = "FixedBN",
+        connect_to: str = "stage",
         runs: int | None = None,
         supervised: bool = False,
         freeze_at: int = 0,
@@ -114,7 +134,9 @@ class CompositeBackbone(Backbone):
             share_stem: the lead starts from the result of the assistant's stem; False gives it a
                 stem of its own, as in the authors' first (Caffe2) code.
             norm: of the connections. "FixedBN", a scale and a shift that learn, with statistics
-                that stay 0 and 1, is what both papers' code trains.
+                that stay 0 and 1, is what both papers' code trains for convolutional networks.
+            connect_to: what connections lead to, one of `CONNECT_TO`: the input of a "stage", or
+                of its "blocks"; see the top of this file.
             runs: how often a single network runs: K.
             supervised: keep what only losses on the assistants need, in styles that use less.
             freeze_at: all stages of a network, and the connections learn nothing either.
@@ -132,8 +154,12 @@ class CompositeBackbone(Backbone):
         self.levels, unused = levels[: last + 1], [n for level in levels[last + 1 :] for n in level]
         for network in networks:
             drop_stages(network, unused)
-        _check(style, prune, len(self.levels) - 1, norm, zero_init)
-        self.style, self.prune = style, prune
+        _check(style, prune, len(self.levels) - 1, norm, zero_init, connect_to)
+        self.style, self.prune, self.connect_to = style, prune, connect_to
+        to_blocks = connect_to == "blocks"
+        if to_blocks:
+            check_enters_stages(first, key)
+            _check_features(self.levels, self._shapes)
         self.share_stem = share_stem or self.shared or prune > 0
         shapes = shapes_of_levels(first, self.levels, in_channels)
 
@@ -147,16 +173,20 @@ class CompositeBackbone(Backbone):
                     rest = self.levels[len(needed) :]
                     drop_stages(assistant, [n for level in rest for n in level])
                     names = [n for level in unseen for n in level]
-                    self.is_complete &= not drop_norms_of_features(assistant, names)
+                    # connections to blocks take the features themselves
+                    self.is_complete &= to_blocks or not drop_norms_of_features(assistant, names)
             taken_over = self.levels[0 if self.share_stem else 1 : 1 + prune]
             for network in networks[1:]:
                 drop_stages(network, [n for level in taken_over for n in level])
         self.backbones = nn.ModuleList(networks)
 
         def connections_to(level: int) -> nn.ModuleDict:
+            target = shapes[level if to_blocks else level - 1]
             return nn.ModuleDict(
                 {
-                    self.levels[i][-1]: Connection(shapes[i], shapes[level - 1], norm, zero_init)
+                    self.levels[i][-1]: Connection(
+                        shapes[i], target, norm, zero_init, identity=to_blocks
+                    )
                     for i in self._sources(level)
                 }
             )
@@ -183,6 +213,11 @@ class CompositeBackbone(Backbone):
     @property
     def padding_constraints(self) -> dict[str, int]:
         return self.backbones[0].padding_constraints
+
+    @property
+    def settings_of_weights(self) -> dict[str, str]:
+        """What decides which weights fit; checked on loading."""
+        return {"MODEL.COMPOSITE.CONNECT_TO": self.connect_to}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return dict(self._shapes)
@@ -218,18 +253,25 @@ class CompositeBackbone(Backbone):
                     }
                     continue
                 x = image if level == 0 else results[-1]
-                if k and level:
+                entered = bool(k and level) and self.connect_to == "blocks"
+                if entered:
+                    x = enter_stage(network, self.levels[level][0], x)
+                    seen = [branches[-1].get(names[-1]) for names in self.levels]
+                    x = self._plus_connections(k, level, x, seen)
+                elif k and level:
                     x = self._plus_connections(k, level, x, before)
                 for name in self.levels[level]:
-                    x = run_stage(network, name, x)
+                    x = run_stage(network, name, x, entered)
                     if name in self._shapes:
                         features[name] = feature_of(network, name, x, image.shape[-2:])
                 results.append(x)
             branches.append(features)
         return branches
 
-    def _plus_connections(self, k: int, level: int, x: Tensor, before: list[Tensor]) -> Tensor:
-        """x_k^{level - 1}, the input of a stage -> x + g_level(before)."""
+    def _plus_connections(
+        self, k: int, level: int, x: Tensor, before: Sequence[Tensor | None]
+    ) -> Tensor:
+        """x_k^{level - 1}, the input of a stage (or of its blocks) -> x + g_level(before)."""
         if self.style == "slc":
             return x + before[level - 1] if level > 1 else x
         sources = self._sources(level)
@@ -277,11 +319,28 @@ def shapes_of_levels(
     return [ShapeSpec(channels=channels, stride=width // size) for channels, size in shapes]
 
 
-def _check(style: str, prune: int, stages: int, norm: str, zero_init: bool) -> None:
+def _check_features(levels: Sequence[Sequence[str]], shapes: Mapping[str, ShapeSpec]) -> None:
+    missing = [names[-1] for names in levels[1:] if names[-1] not in shapes]
+    if missing:
+        raise ConfigError(
+            'MODEL.COMPOSITE.CONNECT_TO "blocks" takes the features of the assistant, and '
+            f"{missing} are not among those of the network; name them in its OUT_FEATURES."
+        )
+
+
+def _check(
+    style: str, prune: int, stages: int, norm: str, zero_init: bool, connect_to: str
+) -> None:
     if style not in STYLES:
         raise ValueError(
             f'The style "{style}" of a composite backbone (MODEL.COMPOSITE.STYLE) is unknown; '
             f"choose one of {list(STYLES)}."
+        )
+    if connect_to not in CONNECT_TO or style not in CONNECT_TO[connect_to]:
+        raise ValueError(
+            f'Connections of a composite backbone are to lead to "{connect_to}" '
+            f'(MODEL.COMPOSITE.CONNECT_TO) in the style "{style}"; choose one of '
+            f"{list(CONNECT_TO)}, the latter with a style of {list(CONNECT_TO['blocks'])}."
         )
     if not 0 <= prune <= stages:
         raise ValueError(
@@ -317,6 +376,7 @@ def build_composite_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CompositeB
             zero_init=keys.ZERO_INIT,
             share_stem=keys.SHARE_STEM,
             norm=keys.NORM,
+            connect_to=keys.CONNECT_TO,
             runs=keys.NUM_BACKBONES,
             supervised=any(weights),
             freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,

@@ -34,6 +34,7 @@ __all__ = [
     "child_builder",
     "children_backbones",
     "freeze_stages",
+    "names_of_swin",
     "networks_of",
     "stages_of",
 ]
@@ -148,16 +149,21 @@ def _by_feature_names(network: nn.Module) -> list[Stage]:
     return _with_rest(network, row, names=list(row)) if row else []
 
 
+def names_of_swin(network: SwinTransformer) -> list[str]:
+    """Names of the stages behind the stem: "p0", ... of detectron2's own, "res2", ... of ours."""
+    return getattr(network, "stage_names", [f"p{index}" for index in range(len(network.layers))])
+
+
 def _of_swin(network: SwinTransformer) -> list[Stage]:
     stem = [network.patch_embed] + ([network.absolute_pos_embed] if network.ape else [])
     stages = [Stage("stem", 1, tuple(stem))]
-    for index, layer in enumerate(network.layers):
+    for index, (name, layer) in enumerate(zip(names_of_swin(network), network.layers, strict=True)):
         parts = [*layer.blocks]
         if index:
             parts.append(network.layers[index - 1].downsample)
         if index in network.out_indices:
             parts.append(getattr(network, f"norm{index}"))
-        stages.append(Stage(f"p{index}", index + 2, tuple(parts)))
+        stages.append(Stage(name, index + 2, tuple(parts)))
     return stages
 
 
