@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from ..structures.annotation_masks import to_rle
+from ..structures.run_lengths import Runs, mask_area
 
 __all__ = ["Findings", "check_annotations"]
 
@@ -86,18 +86,16 @@ def _box(annotation: dict[str, Any]) -> tuple[float, ...] | None:
 
 def _mask_area(segmentation: Any, size: tuple[int, int]) -> tuple[float, str]:
     """Return the area in pixels, and what is wrong with a mask ("" if nothing is)."""
-    from pycocotools import mask as mask_util
-
     try:
         if isinstance(segmentation, dict):
             if tuple(segmentation["size"]) != tuple(size):
                 given = tuple(segmentation["size"])
                 return 0, f"a mask of size {given} (height, width) in an image of {tuple(size)}"
-            rle = to_rle(segmentation, *size)
-            # a damaged RLE has runs that do not end where the image does
-            if int(mask_util.decode(rle).sum()) != int(mask_util.area(rle)):
+            try:
+                Runs(segmentation)
+            except ValueError:
                 return 0, "a damaged RLE mask"
-            return float(mask_util.area(rle)), ""
+            return mask_area(segmentation, *size), ""
         if not isinstance(segmentation, list) or not segmentation:
             return 0, f"a segmentation of type {type(segmentation).__name__} without content"
         for polygon in segmentation:
@@ -105,6 +103,6 @@ def _mask_area(segmentation: Any, size: tuple[int, int]) -> tuple[float, str]:
                 return 0, f"a polygon of {len(polygon)} numbers; expected x, y of 3 or more points"
             if not all(math.isfinite(x) for x in polygon):
                 return 0, "a polygon with coordinates that are no numbers"
-        return float(mask_util.area(to_rle(segmentation, *size))), ""
+        return mask_area(segmentation, *size), ""
     except (KeyError, TypeError, ValueError, IndexError) as error:
         return 0, f"a mask that cannot be decoded ({error!r})"

@@ -9,8 +9,7 @@ from detectron2.structures import BoxMode
 
 from ..errors import DatasetError
 from ..files import written_whole
-from ..structures.annotation_masks import to_rle
-from ..structures.mask_crops import rle_as_text
+from ..structures.run_lengths import mask_area, to_rle
 
 __all__ = ["as_coco", "write_coco"]
 
@@ -25,8 +24,6 @@ def as_coco(
 
     Raises: DatasetError: a record has no annotations of instances.
     """
-    from pycocotools import mask as mask_util
-
     content: dict[str, Any] = {
         "images": [],
         "annotations": [],
@@ -57,9 +54,8 @@ def as_coco(
             }
             mask = annotation.get("segmentation")
             if mask:
-                rle = to_rle(mask, *size)
-                one["area"] = float(mask_util.area(rle))
-                one["segmentation"] = mask if isinstance(mask, list) else rle_as_text(rle)
+                one["area"] = mask_area(mask, *size)
+                one["segmentation"] = mask if isinstance(mask, list) else to_rle(mask, *size)
             if "keypoints" in annotation:
                 points = annotation["keypoints"]
                 one["keypoints"] = [x if i % 3 == 2 else x - 0.5 for i, x in enumerate(points)]

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from ..errors import DatasetError
 from ..files import written_whole
+from ..structures.run_lengths import to_rle
 from .images import DECODE_ERRORS, damaged, upright_size
 
 __all__ = [
@@ -49,8 +50,6 @@ def encode_regions(ids: np.ndarray, keep: Callable[[np.ndarray], np.ndarray]) ->
         >>> encode_regions(np.array([[0, 7], [7, 7]]), lambda ids: ids > 0)
         [Region(id=7, box=(0, 0, 2, 2), counts='13')]
     """
-    from pycocotools import mask as mask_util
-
     height, width = ids.shape
     flat = np.ascontiguousarray(ids.T).ravel()
     if flat.size == 0:
@@ -83,12 +82,12 @@ def encode_regions(ids: np.ndarray, keep: Callable[[np.ndarray], np.ndarray]) ->
         counts = counts.tolist()
         if end[-1] < flat.size:
             counts.append(int(flat.size - end[-1]))
-        rle = mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        rle = to_rle({"size": [height, width], "counts": counts}, height, width)
         regions.append(
             Region(
                 id=int(distinct[run_ids[runs[0]]]),
                 box=(int(columns.min()), int(y0), int(last_columns.max()) + 1, int(y1)),
-                counts=rle["counts"].decode("ascii"),
+                counts=rle["counts"],
             )
         )
     return regions

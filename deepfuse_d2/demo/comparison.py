@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.data import Metadata
 
-from ..structures.mask_crops import MaskCrop
 from ..visualization import Shape, class_name, label_names, shapes_of
 
-__all__ = ["Comparison", "compare", "crop_iou"]
+__all__ = ["Comparison", "compare"]
 
 _SAME = 0.5  # IoU from which on two masks are of one instance, as in AP50
 
@@ -62,20 +61,6 @@ def compare(
     return Comparison(both, alone, other_alone, pixels)
 
 
-def crop_iou(one: MaskCrop, other: MaskCrop) -> float:
-    """Intersection over union of two masks of one picture; 0 where both are empty."""
-    (top, left, a), (other_top, other_left, b) = one, other
-    y0, x0 = max(top, other_top), max(left, other_left)
-    y1 = min(top + a.shape[0], other_top + b.shape[0])
-    x1 = min(left + a.shape[1], other_left + b.shape[1])
-    if y0 >= y1 or x0 >= x1:
-        return 0.0
-    common = a[y0 - top : y1 - top, x0 - left : x1 - left]
-    common = common & b[y0 - other_top : y1 - other_top, x0 - other_left : x1 - other_left]
-    shared = int(common.sum())
-    return shared / max(int(a.sum()) + int(b.sum()) - shared, 1)
-
-
 def _pairs(
     first: list[Shape], second: list[Shape], names: list[str], other_names: list[str]
 ) -> list[tuple[int, int]]:
@@ -83,7 +68,7 @@ def _pairs(
     for k, shape in enumerate(first):
         for n, other in enumerate(second):
             if names[k] == other_names[n]:
-                iou = crop_iou(shape.crop, other.crop)
+                iou = shape.crop.iou(other.crop)
                 if iou >= _SAME:
                     candidates.append((-iou, k, n))
     pairs, used, other_used = [], set(), set()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from detectron2.structures import Instances
 
@@ -15,6 +14,7 @@ from ..config.loading import load_config
 from ..errors import ConfigError
 from ..inference import Predictor
 from ..inference.results import labels_of_logits, scaled_instances
+from ..structures.mask_crops import crops_from_masks
 
 __all__ = ["DemoModel", "TrainedModel", "find_models"]
 
@@ -97,13 +97,9 @@ class DemoModel(Predictor):
 
 def _small(instances: Instances) -> Instances:
     """Instances, best first, with RLE in place of masks of the size of the picture."""
-    import pycocotools.mask
-
     instances = instances[torch.argsort(instances.scores, descending=True, stable=True)]
     if instances.has("pred_masks") and instances.pred_masks.ndim == 3:
-        masks = instances.pred_masks.numpy().astype(np.uint8)
+        masks = instances.pred_masks.numpy()
         instances.remove("pred_masks")
-        instances.pred_masks_rle = [
-            pycocotools.mask.encode(np.asfortranarray(mask)) for mask in masks
-        ]
+        instances.pred_masks_rle = [crop.rle(*masks.shape[1:]) for crop in crops_from_masks(masks)]
     return instances

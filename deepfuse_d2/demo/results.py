@@ -18,7 +18,8 @@ from detectron2.data import Metadata
 
 from ..errors import ConfigError, UserError
 from ..files import written_whole
-from ..structures.mask_crops import crops_of_instances
+from ..structures.detected_instances import DetectedInstances
+from ..structures.mask_crops import MaskCrop
 from ..submission.cityscapes import CityscapesInstances, CityscapesPixels
 from ..visualization import class_name, label_names
 from .sources import Frame, Source
@@ -134,27 +135,10 @@ class CocoFiles:
         return list(made)
 
     def _add_instances(self, image: int, instances: Any, size: tuple[int, int], name: str) -> None:
-        instances = instances.to("cpu")
-        masks = [None] * len(instances)
-        if instances.has("pred_masks") or instances.has("pred_masks_rle"):
-            masks = list(crops_of_instances(instances, size, name))
-        boxes = instances.pred_boxes.tensor.tolist()
-        fields = zip(
-            boxes, masks, instances.pred_classes.tolist(), instances.scores.tolist(), strict=True
-        )
-        for (x0, y0, x1, y1), crop, kind, score in fields:
-            result = {
-                "image_id": image,
-                "category_id": self._category("thing", kind),
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "score": score,
-            }
-            if crop is not None:
-                top, left, inside = crop
-                mask = np.zeros(size, bool)
-                mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-                result["segmentation"] = _encoded(mask)
-            self._instances.append(result)
+        found = DetectedInstances.of(instances.to("cpu"), size, name)
+        for result in found.coco_results():
+            result["category_id"] = self._category("thing", result["category_id"])
+            self._instances.append({"image_id": image, **result})
 
     def _add_labels(self, image: int, labels: np.ndarray) -> None:
         for kind in np.unique(labels).tolist():
@@ -162,7 +146,7 @@ class CocoFiles:
                 {
                     "image_id": image,
                     "category_id": self._category("stuff", kind),
-                    "segmentation": _encoded(labels == kind),
+                    "segmentation": MaskCrop.of(labels == kind).rle(*labels.shape),
                 }
             )
 
@@ -218,10 +202,3 @@ class CityscapesFiles:
             folder.mkdir(parents=True, exist_ok=True)
         self._formats[layout].write(folder, record, output)
         self._used[folder.name] = self._used.get(folder.name, 0) + 1
-
-
-def _encoded(mask: np.ndarray) -> dict[str, Any]:
-    import pycocotools.mask
-
-    rle = pycocotools.mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}

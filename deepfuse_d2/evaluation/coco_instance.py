@@ -21,7 +21,8 @@ from detectron2.structures import Instances
 
 from ..errors import ConfigError
 from ..files import written_whole
-from ..structures.mask_crops import crops_of_instances, encode_crop
+from ..structures.detected_instances import DetectedInstances
+from ..structures.run_lengths import mask_area
 from .coco_scores import METRICS, coco_scores, ground_truth_of, proposal_recall
 from .label_maps import check_classes
 from .per_image import gather_by_image
@@ -147,30 +148,12 @@ class COCOInstanceEvaluator(DatasetEvaluator):
 
     def _results(self, instances: Instances, record: dict) -> list[dict]:
         image, size = record["file_name"], (record["height"], record["width"])
-        classes = np.asarray(instances.pred_classes, dtype=np.int64)
+        classes = np.asarray(instances.pred_classes)
         check_classes(classes, len(self._names), image, "MODEL.ROI_HEADS.NUM_CLASSES")
-        boxes = instances.pred_boxes.tensor.double().numpy().copy()
-        boxes[:, 2:] -= boxes[:, :2]
-        masks: list[dict | None] = [None] * len(instances)
-        if instances.has("pred_masks") or instances.has("pred_masks_rle"):
-            masks = [
-                encode_crop(crop, *size) for crop in crops_of_instances(instances, size, image)
-            ]
-        results = []
-        scores = np.asarray(instances.scores, dtype=np.float64).tolist()
-        for number, (kind, score) in enumerate(zip(classes.tolist(), scores, strict=True)):
-            if score != score:
-                self._undefined += 1
-                continue
-            one = {"category_id": kind, "score": score, "bbox": boxes[number].tolist()}
-            if masks[number] is not None:
-                one["segmentation"] = masks[number]
-            if instances.has("pred_keypoints"):
-                points = instances.pred_keypoints[number].double().numpy().copy()
-                points[:, :2] -= 0.5  # COCO's keypoints are positions of pixels
-                one["keypoints"] = points.flatten().tolist()
-            results.append(one)
-        return results
+        results = DetectedInstances.of(instances, size, image).coco_results()
+        defined = [one for one in results if one["score"] == one["score"]]
+        self._undefined += len(results) - len(defined)
+        return defined
 
     def _recall_of(self, proposals: dict[Any, Instances]) -> dict[str, float]:
         """AR of class-agnostic boxes, as detectron2's evaluator names it."""
@@ -192,15 +175,18 @@ class COCOInstanceEvaluator(DatasetEvaluator):
 
     def _images(self, task: str, predictions: dict, truth: dict) -> list[tuple]:
         """Ground truth and predictions of the images that a task can be evaluated on."""
-        from pycocotools import mask as mask_util
-
         images, without, empty = [], 0, 0
         for key, targets in truth.items():
             if task == "segm":
                 if any("segmentation" not in one for one in targets):
                     without += 1
                     continue
-                kept = [one for one in targets if mask_util.area(one["segmentation"])]
+                rles = [one["segmentation"] for one in targets]
+                kept = [
+                    one
+                    for one, rle in zip(targets, rles, strict=True)
+                    if mask_area(rle, *rle["size"])
+                ]
                 empty += len(targets) - len(kept)
                 targets = kept
             elif task == "keypoints":

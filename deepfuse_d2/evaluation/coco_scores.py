@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from ..structures.annotation_masks import to_rle
+from ..structures.run_lengths import mask_area, to_rle
 
 __all__ = ["METRICS", "TASKS", "coco_scores", "ground_truth_of", "proposal_recall"]
 
@@ -35,8 +35,6 @@ def ground_truth_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     Masks become compressed RLE; "area" is that of the file where it had one, else the mask's or the
     box's.
     """
-    from pycocotools import mask as mask_util
-
     result = []
     for annotation in record.get("annotations", ()):
         box = BoxMode.convert(
@@ -49,10 +47,10 @@ def ground_truth_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             "area": annotation.get("area"),
         }
         if annotation.get("segmentation"):
-            rle = to_rle(annotation["segmentation"], record["height"], record["width"])
-            one["segmentation"] = rle
+            size = record["height"], record["width"]
+            one["segmentation"] = to_rle(annotation["segmentation"], *size)
             if one["area"] is None:
-                one["area"] = float(mask_util.area(rle))
+                one["area"] = mask_area(one["segmentation"], *size)
         if one["area"] is None:
             one["area"] = one["bbox"][2] * one["bbox"][3]
         if "keypoints" in annotation:
@@ -163,13 +161,11 @@ def _as_coco(images: Sequence, task: str, num_classes: int) -> tuple[Any, Any]:
 
 def _as_detection(one: dict, task: str) -> dict:
     """What COCO.loadRes makes of a prediction: its area is that of what is evaluated."""
-    from pycocotools import mask as mask_util
-
     one["iscrowd"] = 0
     if task == "bbox":
         one["area"] = one["bbox"][2] * one["bbox"][3]
     elif task == "segm":
-        one["area"] = float(mask_util.area(one["segmentation"]))
+        one["area"] = mask_area(one["segmentation"], *one["segmentation"]["size"])
     else:
         xs, ys = one["keypoints"][0::3], one["keypoints"][1::3]
         one["area"] = (max(xs) - min(xs)) * (max(ys) - min(ys))

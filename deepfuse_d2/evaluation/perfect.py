@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from ..data.label_images import read_labels
-from ..structures.annotation_masks import to_rle
+from ..structures.run_lengths import to_rle
 
 __all__ = ["perfect_output"]
 

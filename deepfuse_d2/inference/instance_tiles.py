@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..modeling.postprocessing.tiling import tile_starts
+from ..structures.detected_instances import DetectedInstances
 from ..structures.mask_crops import MaskCrop
-from .results import DetectedInstances
 
 __all__ = ["Tile", "merge_tiles", "tiles_of"]
 
@@ -53,7 +53,7 @@ def merge_tiles(
         scores += found.scores.tolist()
         classes += found.classes.tolist()
         if found.crops is not None:
-            crops += [(top + y, left + x, mask) for y, x, mask in found.crops]
+            crops += [crop.moved(top, left) for crop in found.crops]
         if found.keypoints is not None:
             keypoints += list(found.keypoints + np.array([left, top, 0], found.keypoints.dtype))
     masked = all(found.crops is not None for _, found in parts)
@@ -67,7 +67,7 @@ def merge_tiles(
 
     for i, j, area in _candidates(parts, tile_of, boxes, classes):
         if masked:
-            iou = _mask_iou(crops[i], crops[j], area)
+            iou = crops[i].part(*area).iou(crops[j].part(*area))
         else:
             iou = _box_iou(boxes[i], boxes[j], area)
         if iou >= min_iou:
@@ -85,7 +85,7 @@ def merge_tiles(
         np.array([_hull([boxes[i] for i in g]) for g in joined], dtype=np.float32).reshape(-1, 4),
         np.array([max(scores[i] for i in g) for g in joined], dtype=np.float32),
         np.array([classes[g[0]] for g in joined], dtype=np.int64),
-        [_join([crops[i] for i in g]) for g in joined] if masked else None,
+        [MaskCrop.union(crops[i] for i in g) for g in joined] if masked else None,
         np.array([keypoints[i] for i in best]) if keypoints else None,
     )
 
@@ -124,30 +124,6 @@ def _meets(box: np.ndarray, area: Tile) -> bool:
     return box[0] < right and box[2] > left and box[1] < bottom and box[3] > top
 
 
-def _mask_iou(a: MaskCrop, b: MaskCrop, area: Tile) -> float:
-    """Of the parts of two masks in `area`."""
-    in_a, in_b = _part(a, area), _part(b, area)
-    sizes = int(in_a[2].sum()) + int(in_b[2].sum())
-    both = _common(_rectangle(in_a), _rectangle(in_b))
-    if not sizes or both is None:
-        return 0.0
-    common = int((_part(in_a, both)[2] & _part(in_b, both)[2]).sum())
-    return common / (sizes - common)
-
-
-def _rectangle(crop: MaskCrop) -> Tile:
-    top, left, mask = crop
-    return top, left, top + mask.shape[0], left + mask.shape[1]
-
-
-def _part(crop: MaskCrop, area: Tile) -> MaskCrop:
-    """What of a crop lies in `area`, a view."""
-    top, left, mask = crop
-    rows = slice(max(area[0] - top, 0), max(area[2] - top, 0))
-    columns = slice(max(area[1] - left, 0), max(area[3] - left, 0))
-    return top + rows.start, left + columns.start, mask[rows, columns]
-
-
 def _box_iou(a: np.ndarray, b: np.ndarray, area: Tile) -> float:
     """Of the parts of two boxes in `area`."""
     top, left, bottom, right = area
@@ -161,19 +137,3 @@ def _box_iou(a: np.ndarray, b: np.ndarray, area: Tile) -> float:
 def _hull(boxes: list[np.ndarray]) -> np.ndarray:
     stacked = np.stack(boxes)
     return np.concatenate([stacked[:, :2].min(axis=0), stacked[:, 2:].max(axis=0)])
-
-
-def _join(crops: list[MaskCrop]) -> MaskCrop:
-    """All masks as one."""
-    crops = [crop for crop in crops if crop[2].size]
-    if not crops:
-        return 0, 0, np.zeros((0, 0), dtype=bool)
-    if len(crops) == 1:
-        return crops[0]
-    rectangles = np.array([_rectangle(crop) for crop in crops])
-    top, left = rectangles[:, :2].min(axis=0).tolist()
-    bottom, right = rectangles[:, 2:].max(axis=0).tolist()
-    whole = np.zeros((bottom - top, right - left), dtype=bool)
-    for (y, x, _, _), (_, _, mask) in zip(rectangles.tolist(), crops, strict=True):
-        whole[y - top : y - top + mask.shape[0], x - left : x - left + mask.shape[1]] |= mask
-    return top, left, whole

@@ -27,12 +27,13 @@ from ..modeling.meta_arch import DenseInference
 from ..modeling.meta_arch.augmentation import build_augmented
 from ..modeling.meta_arch.protocol import channels_of, predictions_of
 from ..modeling.postprocessing.unpasted import UnpastedMasks
+from ..structures.detected_instances import DetectedInstances
 from .arguments import check_arguments, checked_config, checked_opts
 from .instance_tiles import merge_tiles, tiles_of
 from .optimize.model import optimize_for_inference
 from .pipeline import ordered_batches
 from .reading import MAX_PIXELS, VIDEO_SUFFIXES, find_images, read_channels, read_image, video
-from .results import CONVERTERS, OUTPUTS, DetectedInstances, convert_predictions
+from .results import CONVERTERS, OUTPUTS, convert_predictions, scaled_instances
 
 __all__ = ["Predictor"]
 
@@ -329,7 +330,8 @@ class Predictor:
             for tile, raw in zip(some, self._infer(entries), strict=True):
                 # as crops at once: they take less than the masks of a whole image of tiles
                 size = tile[2] - tile[0], tile[3] - tile[1]
-                parts.append((tile, DetectedInstances.of(raw["instances"], *size)))
+                instances = scaled_instances(raw["instances"], *size)
+                parts.append((tile, DetectedInstances.of(instances, size)))
         return parts
 
     def _finish(self, prepared: "_Prepared", raw: Any, output: str) -> Any:

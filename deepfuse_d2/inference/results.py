@@ -4,28 +4,21 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import Metadata
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor
 
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError
 from ..modeling.postprocessing import row_bands
 from ..modeling.postprocessing.paste import paste_masks
 from ..modeling.postprocessing.unpasted import scale_unpasted
-from ..structures.mask_crops import (
-    MaskCrop,
-    crops_from_masks,
-    crops_from_unpasted,
-    encode_crop,
-    rle_as_text,
-)
+from ..structures.detected_instances import DetectedInstances, check_memory
+from ..structures.mask_crops import MaskCrop
 from ..structures.proposals import instances_of_proposals
 
 __all__ = [
     "CONVERTERS",
     "OUTPUTS",
-    "DetectedInstances",
     "convert",
     "convert_labels",
     "convert_panoptic",
@@ -37,76 +30,6 @@ __all__ = [
 
 #: native: detectron2's Instances, or a label map (H, W); see :class:`.Predictor` for the others
 OUTPUTS = ("native", "rle", "supervision")
-
-# Bytes that masks of one image may take; 100 masks of 8192 x 8192.
-_MAX_MASK_BYTES = 7 * 1024**3
-
-
-class DetectedInstances:
-    """Instances of one image with masks as crops, in whatever order they are."""
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        boxes: np.ndarray,
-        scores: np.ndarray,
-        classes: np.ndarray,
-        crops: list[MaskCrop] | None,
-        keypoints: np.ndarray | None = None,
-    ):
-        """
-        Args:
-            size: (height, width) of the image.
-            boxes: (N, 4) corners in pixels.
-            scores, classes: (N,)
-            crops: of the masks; None where the model has none.
-            keypoints: (N, K, 3) x, y in pixels and score; None where the model has none.
-        """
-        self.size, self.boxes, self.scores, self.classes = size, boxes, scores, classes
-        self.crops, self.keypoints = crops, keypoints
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    @classmethod
-    def of(cls, raw: Instances, height: int, width: int) -> "DetectedInstances":
-        """From what the heads give, or the whole model, for an image of that size."""
-        instances = scaled_instances(raw, height, width)
-        boxes = instances.pred_boxes.tensor
-        crops = None
-        if instances.has("pred_masks") and instances.pred_masks.ndim == 4:
-            crops = list(crops_from_unpasted(instances.pred_masks.float(), boxes, (height, width)))
-        elif instances.has("pred_masks"):
-            crops = list(crops_from_masks(instances.pred_masks.numpy()))
-        return cls(
-            (height, width),
-            boxes.numpy(),
-            instances.scores.numpy(),
-            instances.pred_classes.numpy(),
-            crops,
-            instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else None,
-        )
-
-    def instances(self) -> Instances:
-        """detectron2's, with masks of the size of the image."""
-        height, width = self.size
-        result = Instances(self.size)
-        result.pred_boxes = Boxes(torch.from_numpy(np.ascontiguousarray(self.boxes)))
-        result.scores = torch.from_numpy(np.ascontiguousarray(self.scores))
-        result.pred_classes = torch.from_numpy(np.ascontiguousarray(self.classes))
-        if self.crops is not None:
-            _check_memory(len(self), height, width)
-            masks = torch.zeros(len(self), height, width, dtype=torch.bool)
-            for mask, (top, left, crop) in zip(masks.numpy(), self.crops, strict=True):
-                mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
-            result.pred_masks = masks
-        if self.keypoints is not None:
-            result.pred_keypoints = torch.from_numpy(np.ascontiguousarray(self.keypoints))
-        return result
-
-    def rles(self) -> list[dict]:
-        """Masks in COCO's compressed run lengths."""
-        return [encode_crop(crop, *self.size) for crop in self.crops or ()]
 
 
 def convert(
@@ -122,13 +45,15 @@ def convert(
     if output == "native":
         result = scaled_instances(raw, height, width)
         if result.has("pred_masks") and result.pred_masks.ndim == 4:
-            _check_memory(len(result), height, width)
+            check_memory(len(result), height, width)
             result.pred_masks = paste_masks(
                 result.pred_masks, result.pred_boxes.tensor, (height, width)
             )
         return result
     if output == "rle":
-        return coco_results(DetectedInstances.of(raw, height, width), metadata)
+        size = height, width
+        found = DetectedInstances.of(scaled_instances(raw, height, width), size)
+        return _coco_results(found, metadata)
     return to_supervision(convert(raw, height, width, "native", metadata), metadata)
 
 
@@ -137,35 +62,14 @@ def convert_predictions(
 ) -> Instances | list[dict] | Any:
     """Instances with crops for masks in the form of `output`."""
     if output == "rle":
-        return coco_results(found, metadata)
+        return _coco_results(found, metadata)
     instances = found.instances()
     return instances if output == "native" else to_supervision(instances, metadata)
 
 
-def coco_results(found: DetectedInstances, metadata: Metadata) -> list[dict]:
-    """COCO's results of one image: category_id, bbox (x, y, w, h), score; segmentation and
-    keypoints, where the model has them."""
-    category = _given_ids(getattr(metadata, "thing_dataset_id_to_contiguous_id", None))
-    rles = found.rles() if found.crops is not None else [None] * len(found)
-    results = []
-    for (x0, y0, x1, y1), score, label, rle in zip(
-        found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), rles, strict=True
-    ):
-        results.append(
-            {
-                "category_id": category.get(label, label),
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "score": score,
-            }
-        )
-        if rle is not None:
-            results[-1]["segmentation"] = rle
-    if found.keypoints is not None:
-        for result, keypoints in zip(results, found.keypoints, strict=True):
-            # COCO counts pixels, and detectron2 measures from their border
-            shifted = keypoints - np.array([0.5, 0.5, 0], dtype=keypoints.dtype)
-            result["keypoints"] = shifted.flatten().tolist()
-    return results
+def _coco_results(found: DetectedInstances, metadata: Metadata) -> list[dict]:
+    ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None)
+    return found.coco_results(_given_ids(ids))
 
 
 def to_supervision(instances: Instances, metadata: Metadata):
@@ -201,7 +105,8 @@ def convert_labels(
     masks = [labels.numpy() == c for c in classes]
     if output == "rle":
         return [
-            {"category_id": c, "segmentation": _rle(m)} for c, m in zip(classes, masks, strict=True)
+            {"category_id": c, "segmentation": MaskCrop.of(m).rle(*labels.shape)}
+            for c, m in zip(classes, masks, strict=True)
         ]
     found = np.array(classes)
     return _masks_as_detections(masks, found, getattr(metadata, "stuff_classes", None))
@@ -230,7 +135,7 @@ def convert_panoptic(
                 "category_id": ids[bool(segment["isthing"])].get(
                     segment["category_id"], segment["category_id"]
                 ),
-                "segmentation": _rle(mask),
+                "segmentation": MaskCrop.of(mask).rle(*mask.shape),
             }
             for segment, mask in zip(segments, masks, strict=True)
         ]
@@ -268,15 +173,10 @@ def _masks_as_detections(
     size: tuple[int, int] = (0, 0),
 ):
     Detections = _supervision().Detections
-    boxes = np.array([_extent(mask) for mask in masks], dtype=np.float32).reshape(-1, 4)
+    boxes = np.array([MaskCrop.of(mask).box for mask in masks], dtype=np.float32).reshape(-1, 4)
+    boxes = boxes[:, [1, 0, 3, 2]]  # top and left to x and y
     stacked = np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
     return Detections(xyxy=boxes, mask=stacked, class_id=classes, data=_names(classes, names))
-
-
-def _rle(mask: np.ndarray) -> dict:
-    from pycocotools import mask as coco
-
-    return rle_as_text(coco.encode(np.asfortranarray(mask).view(np.uint8)))
 
 
 def _given_ids(contiguous_ids: dict[int, int] | None) -> dict[int, int]:
@@ -312,17 +212,3 @@ def _names(classes: np.ndarray, names: Iterable[str] | None) -> dict:
         return {}
     names = list(names)
     return {"class_name": np.array([names[c] if c < len(names) else str(c) for c in classes])}
-
-
-def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
-    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-
-
-def _check_memory(count: int, height: int, width: int) -> None:
-    needed = count * height * width
-    if needed > _MAX_MASK_BYTES:
-        raise ImageError(
-            f"{count} masks of {width} x {height} pixels would take {needed / 1024**3:.0f} GB; ask "
-            'for output="rle", which takes a few MB, or raise score_threshold.'
-        )

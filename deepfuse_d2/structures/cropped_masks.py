@@ -13,6 +13,7 @@ from detectron2.structures import BitMasks, Boxes
 from torch import Tensor
 
 from ..kernels.roi_samples import axis_matrices, axis_weights
+from .mask_crops import MaskCrop
 
 __all__ = ["CroppedMasks"]
 
@@ -29,7 +30,7 @@ class CroppedMasks(BitMasks):
         index: integers (N,), which crop is the mask of each instance; by default each its own.
 
     Example:
-        >>> masks = CroppedMasks.from_crops([np.ones((2, 3))], [(1, 1, 4, 3)], (5, 6))
+        >>> masks = CroppedMasks.from_crops([MaskCrop(1, 1, np.ones((2, 3), bool))], (5, 6))
         >>> masks.tensor.shape, masks[[0, 0]].tensor.sum()
         (torch.Size([1, 5, 6]), tensor(12))
     """
@@ -48,17 +49,12 @@ class CroppedMasks(BitMasks):
         self.index = torch.arange(len(windows), device=windows.device) if index is None else index
 
     @classmethod
-    def from_crops(
-        cls,
-        crops: Sequence[np.ndarray],
-        windows: Sequence[tuple[int, int, int, int]],
-        image_size: tuple[int, int],
-    ) -> "CroppedMasks":
-        """Of one (y1 - y0, x1 - x0) array of 0 and 1 for each window x0, y0, x1, y1."""
-        flat = [np.ascontiguousarray(crop, dtype=np.uint8).ravel() for crop in crops]
+    def from_crops(cls, crops: Sequence[MaskCrop], image_size: tuple[int, int]) -> "CroppedMasks":
+        """Of one crop an instance."""
+        flat = [np.ascontiguousarray(crop.pixels, dtype=np.uint8).ravel() for crop in crops]
         pixels = np.concatenate(flat) if flat else np.zeros(0, dtype=np.uint8)
-        boxes = torch.tensor(windows, dtype=torch.int64).reshape(-1, 4)
-        return cls(torch.from_numpy(pixels), boxes, image_size)
+        boxes = torch.tensor([crop.box for crop in crops], dtype=torch.int64).reshape(-1, 4)
+        return cls(torch.from_numpy(pixels), boxes[:, [1, 0, 3, 2]], image_size)
 
     @property
     def device(self) -> torch.device:

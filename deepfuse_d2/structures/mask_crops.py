@@ -6,30 +6,117 @@ work proportional to the area of the masks instead of images x masks x pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.structures import Instances
 from torch.nn import functional as F
 
-from .run_lengths import decode_counts
+from .run_lengths import Runs, to_rle
 
 __all__ = [
+    "EMPTY",
     "MaskCrop",
     "crops_from_masks",
     "crops_from_rle",
     "crops_from_unpasted",
     "crops_of_instances",
-    "encode_crop",
-    "rle_as_text",
 ]
 
-# (top, left, crop): crop is a bool array (h, w) that lies at rows top..top + h and columns
-# left..left + w of the image. An empty mask has a crop of shape (0, 0).
-MaskCrop = tuple[int, int, np.ndarray]
 
-_EMPTY: MaskCrop = (0, 0, np.zeros((0, 0), dtype=bool))
+class MaskCrop(NamedTuple):
+    """The mask of one instance, kept where it is set.
+
+    Args:
+        top, left: where the crop lies in the image.
+        pixels: bool (h, w); an empty mask has (0, 0) of them.
+
+    Example:
+        >>> crop = MaskCrop.of(np.eye(4, dtype=bool)[:, 1:])
+        >>> crop.top, crop.left, crop.pixels.shape, crop.rle(4, 3)["counts"]
+        (1, 0, (3, 3), '13330')
+    """
+
+    top: int
+    left: int
+    pixels: np.ndarray
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> MaskCrop:
+        """Of a full-image mask (H, W), bool or uint8."""
+        (crop,) = crops_from_masks(mask[None])
+        return crop
+
+    @classmethod
+    def union(cls, crops: Iterable[MaskCrop]) -> MaskCrop:
+        """What any of several masks of one image sets."""
+        crops = [crop for crop in crops if crop.pixels.size]
+        if len(crops) < 2:
+            return crops[0] if crops else EMPTY
+        boxes = np.array([crop.box for crop in crops])
+        (top, left), (bottom, right) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+        whole = np.zeros((bottom - top, right - left), dtype=bool)
+        for crop in crops:
+            crop.moved(-top, -left).paste(whole)
+        return cls(int(top), int(left), whole)
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Top, left, bottom and right of the crop, the last two exclusive."""
+        height, width = self.pixels.shape
+        return self.top, self.left, self.top + height, self.left + width
+
+    @property
+    def area(self) -> int:
+        """Pixels that are set."""
+        return int(np.count_nonzero(self.pixels))
+
+    def moved(self, down: int, right: int) -> MaskCrop:
+        """The same pixels elsewhere."""
+        return MaskCrop(self.top + down, self.left + right, self.pixels)
+
+    def part(self, top: int, left: int, bottom: int, right: int) -> MaskCrop:
+        """What of it lies in a rectangle of the image, a view."""
+        rows = slice(max(top - self.top, 0), max(bottom - self.top, 0))
+        columns = slice(max(left - self.left, 0), max(right - self.left, 0))
+        return MaskCrop(
+            self.top + rows.start, self.left + columns.start, self.pixels[rows, columns]
+        )
+
+    def iou(self, other: MaskCrop) -> float:
+        """Intersection over union with another mask of the image; 0 where both are empty."""
+        shared = self.part(*other.box).pixels & other.part(*self.box).pixels
+        common = int(np.count_nonzero(shared))
+        return common / max(self.area + other.area - common, 1)
+
+    def paste(self, image: np.ndarray, value: Any = True) -> np.ndarray:
+        """Set its pixels in an image, (H, W) or (H, W, C), which is changed and returned."""
+        top, left, bottom, right = self.box
+        image[top:bottom, left:right][self.pixels] = value
+        return image
+
+    def rle(self, height: int, width: int) -> dict:
+        """COCO's compressed run lengths of the mask in an image of that size.
+
+        The work is proportional to the crop: an image of any size costs the same.
+        """
+        # along each column, where the mask starts and where it ends
+        framed = np.zeros((self.pixels.shape[1], self.pixels.shape[0] + 2), dtype=np.int8)
+        framed[:, 1:-1] = self.pixels.T
+        column, row = np.nonzero(np.diff(framed, axis=1))
+        edges = (self.left + column).astype(np.int64) * height + self.top + row
+        # a run that goes on at the top of the next column
+        joined = np.nonzero(edges[1:-1:2] == edges[2::2])[0]
+        edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
+        counts = np.diff(np.concatenate([[0], edges, [height * width]]))
+        if len(edges) and edges[-1] == height * width:
+            counts = counts[:-1]
+        return to_rle({"size": [height, width], "counts": counts.tolist()}, height, width)
+
+
+EMPTY = MaskCrop(0, 0, np.zeros((0, 0), dtype=bool))
 
 
 def crops_from_masks(masks: np.ndarray) -> Iterator[MaskCrop]:
@@ -39,7 +126,7 @@ def crops_from_masks(masks: np.ndarray) -> Iterator[MaskCrop]:
         masks: bool or uint8 array (N, H, W); everything but 0 belongs to the mask.
 
     Yields:
-        one :data:`MaskCrop` for each mask, a view of it.
+        one :class:`MaskCrop` for each mask, a view of it.
 
     Raises:
         ValueError: the array is not (N, H, W), or neither bool nor uint8 (a soft mask has no
@@ -56,9 +143,9 @@ def crops_from_masks(masks: np.ndarray) -> Iterator[MaskCrop]:
         top, bottom = _extent(mask.any(axis=1))
         left, right = _extent(mask[top:bottom].any(axis=0))
         if top == bottom:
-            yield _EMPTY
+            yield EMPTY
             continue
-        yield top, left, mask[top:bottom, left:right]
+        yield MaskCrop(top, left, mask[top:bottom, left:right])
 
 
 def crops_from_rle(rles: Sequence[dict]) -> Iterator[MaskCrop]:
@@ -70,39 +157,18 @@ def crops_from_rle(rles: Sequence[dict]) -> Iterator[MaskCrop]:
             is the uncompressed form.
 
     Yields:
-        one :data:`MaskCrop` for each mask.
+        one :class:`MaskCrop` for each mask.
 
     Raises:
         ValueError: the runs do not add up to H x W.
     """
     for rle in rles:
-        height, width = (int(side) for side in rle["size"])
-        counts = decode_counts(rle["counts"])
-        edges = np.cumsum(counts)
-        total = int(edges[-1]) if edges.size else 0
-        if total != height * width or (counts < 0).any():
-            raise ValueError(
-                f"damaged COCO RLE: its runs cover {total} pixels, its size {[height, width]} "
-                f"needs {height * width}."
-            )
-        starts, stops = edges[0:-1:2], edges[1::2]  # foreground runs are the odd ones
-        filled = stops > starts
-        starts, stops = starts[filled], stops[filled]
-        if not starts.size:
-            yield _EMPTY
+        runs = Runs(rle)
+        if runs.box is None:
+            yield EMPTY
             continue
-        first_column, first_row = np.divmod(starts, height)
-        last_column, last_row = np.divmod(stops - 1, height)
-        left, right = int(first_column[0]), int(last_column[-1]) + 1
-        top, bottom = int(first_row.min()), int(last_row.max()) + 1
-        if (first_column != last_column).any():  # a run around the bottom of a column
-            top, bottom = 0, height
-        # +1 where a run starts and -1 after its end: the running sum is the mask, column by column.
-        rows = bottom - top
-        steps = np.zeros((right - left) * rows + 1, dtype=np.int8)
-        steps[(first_column - left) * rows + first_row - top] += 1
-        steps[(last_column - left) * rows + last_row - top + 1] -= 1
-        yield top, left, np.cumsum(steps[:-1], dtype=np.int8).view(bool).reshape(-1, rows).T
+        x0, y0, x1, y1 = runs.box
+        yield MaskCrop(y0, x0, runs.columns(x0, x1)[:, y0:y1].T.view(bool))
 
 
 def crops_from_unpasted(
@@ -114,13 +180,13 @@ def crops_from_unpasted(
     the same points in the same way, then spreads them over an image for each mask.
 
     Args:
-        masks: (N, 1, M, M) probabilities on the CPU.
+        masks: (N, 1, M, M) probabilities on the CPU, in any precision.
         boxes: (N, 4) corners x0, y0, x1, y1 in pixels of the image.
         shape: (height, width) of the image.
         threshold: a pixel belongs to the mask from this probability on.
 
     Yields:
-        one :data:`MaskCrop` for each mask; its border may be empty.
+        one :class:`MaskCrop` for each mask; its border may be empty.
     """
     height, width = shape
     # One pixel beyond the box: grid_sample fades to 0 over half a cell of the mask outside it.
@@ -130,15 +196,15 @@ def crops_from_unpasted(
     centres_y = torch.arange(height, dtype=torch.float32) + 0.5
     for mask, box, (left, top), (right, bottom) in zip(masks, boxes, starts, stops, strict=True):
         if left >= right or top >= bottom:
-            yield _EMPTY
+            yield EMPTY
             continue
         x0, y0, x1, y1 = box
         # Pixel centres in coordinates where the box spans -1 .. 1.
         grid = torch.empty(1, bottom - top, right - left, 2)
         grid[0, :, :, 0] = (centres_x[left:right] - x0) / (x1 - x0) * 2 - 1
         grid[0, :, :, 1] = ((centres_y[top:bottom] - y0) / (y1 - y0) * 2 - 1)[:, None]
-        inside = F.grid_sample(mask[None], grid.to(mask.dtype), align_corners=False)
-        yield top, left, (inside[0, 0] >= threshold).numpy()
+        inside = F.grid_sample(mask[None].float(), grid, align_corners=False)
+        yield MaskCrop(top, left, (inside[0, 0] >= threshold).numpy())
 
 
 def crops_of_instances(
@@ -172,36 +238,6 @@ def crops_of_instances(
             f"{tuple(shape)}; predictions must be resized to the size of the original image."
         )
     return crops
-
-
-def encode_crop(crop: MaskCrop, height: int, width: int) -> dict:
-    """COCO's compressed run lengths of a mask of which only a part is given.
-
-    The work is proportional to the part: an image of any size costs the same.
-    """
-    from pycocotools import mask as coco
-
-    top, left, inside = crop
-    # along each column, where the mask starts and where it ends
-    framed = np.zeros((inside.shape[1], inside.shape[0] + 2), dtype=np.int8)
-    framed[:, 1:-1] = inside.T
-    column, row = np.nonzero(np.diff(framed, axis=1))
-    edges = (left + column).astype(np.int64) * height + top + row
-    # a run that goes on at the top of the next column
-    joined = np.nonzero(edges[1:-1:2] == edges[2::2])[0]
-    edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
-    counts = np.diff(np.concatenate([[0], edges, [height * width]]))
-    if len(edges) and edges[-1] == height * width:
-        counts = counts[:-1]
-    rle = {"size": [height, width], "counts": counts.tolist()}
-    return rle_as_text(coco.frPyObjects(rle, height, width))
-
-
-def rle_as_text(rle: dict) -> dict:
-    """COCO's compressed RLE with text for bytes, which JSON can hold."""
-    counts = rle["counts"]
-    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-    return {"size": [int(side) for side in rle["size"]], "counts": text}
 
 
 def _extent(occupied: np.ndarray) -> tuple[int, int]:

@@ -1,16 +1,42 @@
-"""COCO's run lengths, cropped before they become pixels.
+"""COCO's run lengths: read, written, measured, and cropped before they become pixels.
 
 Runs go down the columns, so a stretch of columns is a stretch of runs, and cutting it out touches
 neither the pixels nor the runs beside it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from ..errors import DatasetError
+__all__ = ["Runs", "decode_counts", "mask_area", "to_rle"]
 
-__all__ = ["Runs", "decode_counts"]
+
+def to_rle(segmentation: list | dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    """COCO's compressed RLE of the mask of an annotation; its counts are text, as JSON needs them.
+
+    Args:
+        segmentation: polygons (x0, y0, x1, y1, ...), or RLE with counts compressed or as a list.
+        height, width: of its image.
+    """
+    from pycocotools import mask as mask_util
+
+    if isinstance(segmentation, list):
+        rle = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        rle = mask_util.frPyObjects(segmentation, height, width)
+    else:
+        rle = segmentation
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(side) for side in rle["size"]], "counts": text}
+
+
+def mask_area(segmentation: list | dict[str, Any], height: int, width: int) -> float:
+    """Pixels of the mask of an annotation, in any form of :func:`to_rle`."""
+    from pycocotools import mask as mask_util
+
+    return float(mask_util.area(to_rle(segmentation, height, width)))
 
 
 def decode_counts(counts: str | bytes | Sequence[int]) -> np.ndarray:
@@ -47,18 +73,18 @@ class Runs:
         box: x0, y0, x1, y1 (exclusive) of what is set; None if nothing is.
 
     Raises:
-        DatasetError: the runs do not fill the size that ``rle`` names.
+        ValueError: the runs do not fill the size that ``rle`` names.
     """
 
     def __init__(self, rle: dict):
-        self.height, self.width = rle["size"]
+        self.height, self.width = (int(side) for side in rle["size"])
         counts = decode_counts(rle["counts"])
         self._ends = np.cumsum(counts)
         total = int(self._ends[-1]) if counts.size else 0
-        if total != self.height * self.width:
-            raise DatasetError(
-                f"The run lengths of a mask add up to {total}; {self.height} x {self.width} pixels "
-                f"are {self.height * self.width}. The annotation is damaged."
+        if total != self.height * self.width or (counts < 0).any():
+            raise ValueError(
+                f"damaged COCO RLE: its runs cover {total} pixels, and {self.height} x {self.width}"
+                f" pixels are {self.height * self.width}."
             )
         self.box = self._tight_box()
 

@@ -77,14 +77,12 @@ class CityscapesInstances:
         (folder / "masks").mkdir(exist_ok=True)
         lines = []
         for number, (crop, kind, score) in enumerate(zip(crops, classes, scores, strict=True)):
-            top, left, inside = crop
-            if not inside.any():
+            if not crop.area:
                 continue
             if not math.isfinite(score):
                 logger.warning("%s: an instance of score %s is left out", stem, score)
                 continue
-            mask = np.zeros(shape, dtype=np.uint8)
-            mask[top : top + inside.shape[0], left : left + inside.shape[1]][inside] = 255
+            mask = crop.paste(np.zeros(shape, dtype=np.uint8), 255)
             name = f"masks/{stem}_{number}.png"
             Image.fromarray(mask).save(folder / name)
             lines.append(f"{name} {self._label_of_class[kind]} {score!r}\n")

@@ -15,7 +15,7 @@ import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import BoxMode, Instances
 
-from ..structures.mask_crops import MaskCrop, crops_from_masks, crops_from_rle, crops_of_instances
+from ..structures.mask_crops import EMPTY, MaskCrop, crops_from_rle, crops_of_instances
 
 __all__ = [
     "FIRST_COLOR",
@@ -84,7 +84,7 @@ def draw_annotations(
     height, width = image.shape[:2]
     shapes = []
     for rank, annotation in enumerate(record.get("annotations", ())):
-        (crop,) = crops_from_masks(mask_of(annotation, height, width)[None])
+        crop = MaskCrop.of(mask_of(annotation, height, width))
         kind, crowd = annotation["category_id"], bool(annotation.get("iscrowd", 0))
         text = class_name(metadata, kind) + (" group" if crowd else "")
         shapes.append(Shape(crop, text, _color_of(metadata, kind, rank), is_crowd=crowd))
@@ -164,15 +164,13 @@ def draw_shapes(image: np.ndarray, shapes: Iterable[Shape], scale: float = 1.0) 
     """A new image with `shapes`, the large ones below; their crops are scaled by `scale`."""
     out = image.copy()
     shapes = [shape._replace(crop=_scaled(shape.crop, scale)) for shape in shapes]
-    shapes = sorted((x for x in shapes if x.crop[2].any()), key=lambda x: -int(x.crop[2].sum()))
+    shapes = sorted((x for x in shapes if x.crop.area), key=lambda x: -x.crop.area)
     for shape in shapes:
         _draw_shape(out, shape)
     size = 0.33 * max(1.0, image.shape[1] / 600)
     for shape in shapes:
-        top, left, inside = shape.crop
-        if not shape.text or inside.sum() < _SMALLEST_NAMED:
-            continue
-        _write(out, shape.text, (left + 1, top), size)
+        if shape.text and shape.crop.area >= _SMALLEST_NAMED:
+            _write(out, shape.text, (shape.crop.left + 1, shape.crop.top), size)
     return out
 
 
@@ -198,9 +196,8 @@ def mask_of(annotation: dict[str, Any], height: int, width: int) -> np.ndarray:
     shape = annotation.get("segmentation")
     mask = np.zeros((height, width), np.uint8)
     if isinstance(shape, dict):
-        ((top, left, inside),) = crops_from_rle([shape])
-        mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-        return mask
+        (crop,) = crops_from_rle([shape])
+        return crop.paste(mask)
     if shape:
         polygons = [np.asarray(p, float).reshape(-1, 2) for p in shape]
     else:
@@ -262,7 +259,7 @@ def _box_crop(box: Iterable[float], size: tuple[int, int]) -> MaskCrop:
     x0, y0, x1, y1 = (round(float(side)) for side in box)
     left, top = min(max(x0, 0), width), min(max(y0, 0), height)
     right, bottom = min(max(x1, left), width), min(max(y1, top), height)
-    return top, left, np.ones((bottom - top, right - left), dtype=bool)
+    return MaskCrop(top, left, np.ones((bottom - top, right - left), dtype=bool))
 
 
 def _resized(image: np.ndarray, scale: float) -> np.ndarray:
@@ -281,8 +278,8 @@ def _scaled(crop: MaskCrop, scale: float) -> MaskCrop:
     y0, y1 = round(top * scale), round((top + inside.shape[0]) * scale)
     x0, x1 = round(left * scale), round((left + inside.shape[1]) * scale)
     if y0 == y1 or x0 == x1:
-        return y0, x0, np.zeros((0, 0), dtype=bool)
+        return EMPTY
     scaled = cv2.resize(
         inside.astype(np.uint8), (x1 - x0, y1 - y0), interpolation=cv2.INTER_NEAREST
     )
-    return y0, x0, scaled.astype(bool)
+    return MaskCrop(y0, x0, scaled.astype(bool))

@@ -14,7 +14,7 @@ from deepfuse_d2.data.records.tally import tally_of
 from deepfuse_d2.errors import ConfigError, DatasetError
 from deepfuse_d2.evaluation import COCOInstanceEvaluator
 from deepfuse_d2.evaluation.perfect import perfect_output
-from deepfuse_d2.structures.annotation_masks import to_rle
+from deepfuse_d2.structures.run_lengths import to_rle
 from tests.data.forms import (
     CLASSES,
     FORMS,

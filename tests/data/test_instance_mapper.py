@@ -21,8 +21,7 @@ from deepfuse_d2.data.mappers.instance_mapper import InstanceMapper, build_insta
 from deepfuse_d2.data.mappers.placement import resized_positions
 from deepfuse_d2.data.mappers.record_mapper import RecordMapper
 from deepfuse_d2.errors import ConfigError, DatasetError
-from deepfuse_d2.structures.annotation_masks import to_rle
-from deepfuse_d2.structures.run_lengths import decode_counts
+from deepfuse_d2.structures.run_lengths import decode_counts, to_rle
 
 
 def config(*overrides):

@@ -14,7 +14,6 @@ from pycocotools.coco import COCO
 from deepfuse_d2.cli.main import main
 from deepfuse_d2.data.datasets.cityscapes import cityscapes_metadata
 from deepfuse_d2.demo import DemoModel, compare
-from deepfuse_d2.demo.comparison import crop_iou
 from deepfuse_d2.demo.sources import find_sources
 from deepfuse_d2.errors import UserError
 
@@ -277,19 +276,3 @@ def test_two_models_are_compared_by_the_names_of_their_classes():
         {"labels": one["labels"]}, {"instances": one["instances"]}, first.metadata, second.metadata
     )
     assert nothing is None
-
-
-def test_iou_of_crops_is_that_of_whole_masks():
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        masks, crops = [], []
-        for _ in range(2):
-            top, left = random.integers(0, 20, 2)
-            inside = random.random(tuple(random.integers(1, 15, 2))) < 0.6
-            mask = np.zeros((40, 40), bool)
-            mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-            masks.append(mask)
-            crops.append((int(top), int(left), inside))
-        union = (masks[0] | masks[1]).sum()
-        expected = (masks[0] & masks[1]).sum() / union if union else 0
-        assert crop_iou(*crops) == pytest.approx(expected)

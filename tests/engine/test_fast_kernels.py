@@ -12,6 +12,7 @@ from deepfuse_d2.engine.speed.fast_kernels import use_fast_kernels
 from deepfuse_d2.kernels.folded_conv import FoldedConv2d
 from deepfuse_d2.kernels.roi_align import RowROIAlign
 from deepfuse_d2.structures.cropped_masks import CroppedMasks
+from deepfuse_d2.structures.mask_crops import MaskCrop
 
 
 def batch(cropped):
@@ -20,8 +21,10 @@ def batch(cropped):
     samples = []
     for _ in range(2):
         windows = [(8, 10, 60, 50), (70, 5, 120, 60)]
-        crops = [random.random((y1 - y0, x1 - x0)) < 0.8 for x0, y0, x1, y1 in windows]
-        masks = CroppedMasks.from_crops(crops, windows, (64, 128))
+        crops = [
+            MaskCrop(y0, x0, random.random((y1 - y0, x1 - x0)) < 0.8) for x0, y0, x1, y1 in windows
+        ]
+        masks = CroppedMasks.from_crops(crops, (64, 128))
         instances = Instances((64, 128))
         instances.gt_boxes = Boxes(torch.tensor(windows, dtype=torch.float32))
         instances.gt_classes = torch.tensor([1, 2])

@@ -28,6 +28,7 @@ from deepfuse_d2.engine.resume.checkpoints import Checkpoints
 from deepfuse_d2.errors import ConfigError, TrainingError, WeightsError
 from deepfuse_d2.randomness import get_random_state
 from deepfuse_d2.structures.cropped_masks import CroppedMasks
+from deepfuse_d2.structures.mask_crops import MaskCrop
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -494,7 +495,7 @@ def test_a_batch_comes_back_from_its_file(tmp_path, kind):
         "bits": BitMasks(bits),
         "polygons": PolygonMasks([[np.arange(6.0)], [np.arange(8.0), np.arange(6.0)]]),
         "crops": CroppedMasks.from_crops(
-            [np.ones((2, 3)), np.eye(2)], [(1, 1, 4, 3), (0, 0, 2, 2)], (6, 8)
+            [MaskCrop(1, 1, np.ones((2, 3))), MaskCrop(0, 0, np.eye(2))], (6, 8)
         ),
     }[kind]
     batch = [

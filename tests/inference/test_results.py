@@ -1,4 +1,4 @@
-"""Run lengths, joined tiles and the forms of results, against plain references."""
+"""Joined tiles and the forms of results, against plain references."""
 
 import sys
 from types import SimpleNamespace
@@ -10,53 +10,22 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco
 
 from deepfuse_d2.errors import ConfigError, ImageError
-from deepfuse_d2.inference import results
 from deepfuse_d2.inference.instance_tiles import merge_tiles, tiles_of
 from deepfuse_d2.inference.results import (
-    DetectedInstances,
     convert,
     convert_labels,
-    encode_crop,
     labels_of_logits,
 )
-
-
-def crop_of(mask):
-    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    if not len(rows):
-        return 0, 0, np.zeros((0, 0), dtype=bool)
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return int(rows[0]), int(columns[0]), mask[box]
-
-
-def masks_of_all_kinds():
-    rng = np.random.default_rng(0)
-    yield np.zeros((5, 7), dtype=bool)
-    yield np.ones((5, 7), dtype=bool)
-    for _ in range(20):
-        mask = rng.random((6, 9)) < rng.random()
-        mask[:, : rng.integers(0, 5)] = False
-        yield mask
-    runs_on = np.zeros((4, 6), dtype=bool)  # from the bottom of a column to the top of the next
-    runs_on[2:, 2] = runs_on[:2, 3] = runs_on[3, 5] = True
-    yield runs_on
-
-
-def test_run_lengths_of_a_crop_are_those_of_the_whole_mask():
-    for mask in masks_of_all_kinds():
-        rle = encode_crop(crop_of(mask), *mask.shape)
-        assert rle["size"] == list(mask.shape)
-        assert isinstance(rle["counts"], str)
-        assert (
-            rle["counts"] == coco.encode(np.asfortranarray(mask).view(np.uint8))["counts"].decode()
-        )
+from deepfuse_d2.structures import detected_instances
+from deepfuse_d2.structures.detected_instances import DetectedInstances
+from deepfuse_d2.structures.mask_crops import MaskCrop
 
 
 def found(size, *entries):
     """(class, score, (x0, y0, x1, y1)) with the box, or all but its first column, as the mask."""
     crops = []
     for _, _, (x0, y0, x1, y1) in entries:
-        crops.append((y0, x0, np.ones((y1 - y0, x1 - x0), dtype=bool)))
+        crops.append(MaskCrop(y0, x0, np.ones((y1 - y0, x1 - x0), dtype=bool)))
     return DetectedInstances(
         size,
         np.array([box for _, _, box in entries], dtype=np.float32).reshape(-1, 4),
@@ -102,7 +71,7 @@ def test_an_object_cut_by_a_border_becomes_one_and_one_seen_twice_too(masked):
     expected = np.zeros((60, 180), dtype=bool)
     expected[10:30, 70:120] = True
     assert np.array_equal(merged.instances().pred_masks[0].numpy(), expected)
-    assert merged.rles()[0] == encode_crop(crop_of(expected), 60, 180)
+    assert merged.rles()[0] == MaskCrop.of(expected).rle(60, 180)
 
 
 def test_an_object_over_four_tiles_becomes_one():
@@ -119,8 +88,8 @@ def test_an_object_over_four_tiles_becomes_one():
     assert len(parts) == 4
     merged = merge_tiles(parts, (100, 100))
     assert merged.boxes.tolist() == [[20, 30, 90, 85]]
-    assert merged.crops[0][2].all()
-    assert merged.crops[0][2].shape == (55, 70)
+    assert merged.crops[0].pixels.all()
+    assert merged.crops[0].pixels.shape == (55, 70)
 
 
 def test_different_objects_in_an_overlap_stay_apart():
@@ -215,7 +184,7 @@ def test_label_maps_become_masks_of_classes():
 
 
 def test_masks_that_would_fill_the_memory_are_refused(raw, monkeypatch):
-    monkeypatch.setattr(results, "_MAX_MASK_BYTES", 10_000)
+    monkeypatch.setattr(detected_instances, "_MAX_MASK_BYTES", 10_000)
     with pytest.raises(ImageError, match=r'2 masks of 96 x 64 pixels.*output="rle"'):
         convert(raw, 64, 96, "native", METADATA)
     assert len(convert(raw, 64, 96, "rle", METADATA)) == 2

@@ -9,6 +9,7 @@ from detectron2.layers import ROIAlign
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from deepfuse_d2.structures.cropped_masks import CroppedMasks
+from deepfuse_d2.structures.mask_crops import EMPTY, MaskCrop
 
 HEIGHT, WIDTH = 50, 70
 
@@ -17,17 +18,14 @@ def both_kinds(seed, count=5, density=0.7):
     """BitMasks, and CroppedMasks of the same masks; the last one is empty."""
     random = np.random.default_rng(seed)
     full = torch.zeros(count, HEIGHT, WIDTH, dtype=torch.bool)
-    crops, windows = [], []
+    crops = []
     for mask in full[:-1]:
         x0, y0 = int(random.integers(0, WIDTH - 1)), int(random.integers(0, HEIGHT - 1))
         x1, y1 = int(random.integers(x0 + 1, WIDTH + 1)), int(random.integers(y0 + 1, HEIGHT + 1))
         crop = random.random((y1 - y0, x1 - x0)) < density
         mask[y0:y1, x0:x1] = torch.from_numpy(crop)
-        crops.append(crop)
-        windows.append((x0, y0, x1, y1))
-    crops.append(np.zeros((0, 0)))
-    windows.append((0, 0, 0, 0))
-    return BitMasks(full), CroppedMasks.from_crops(crops, windows, (HEIGHT, WIDTH))
+        crops.append(MaskCrop(y0, x0, crop))
+    return BitMasks(full), CroppedMasks.from_crops([*crops, EMPTY], (HEIGHT, WIDTH))
 
 
 def random_boxes(count, whole):
@@ -85,7 +83,7 @@ def test_targets_of_the_mask_head_are_the_same(whole, size):
 def test_nothing_is_resized_to_nothing():
     _, ours = both_kinds(0)
     assert ours[[]].crop_and_resize(torch.zeros(0, 4), 28).shape == (0, 28, 28)
-    none = CroppedMasks.from_crops([], [], (HEIGHT, WIDTH))
+    none = CroppedMasks.from_crops([], (HEIGHT, WIDTH))
     assert none.tensor.shape == (0, HEIGHT, WIDTH)
     assert none.get_bounding_boxes().tensor.shape == (0, 4)
     assert none.nonempty().shape == (0,)

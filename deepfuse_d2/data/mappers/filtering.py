@@ -2,11 +2,10 @@
 
 import logging
 
-import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
 from ...errors import DatasetError
-from ...structures.annotation_masks import to_rle
+from ...structures.run_lengths import mask_area
 
 __all__ = ["drop_small_instances", "instance_area"]
 
@@ -45,5 +44,4 @@ def instance_area(annotation: dict, record: dict) -> float:
     if not annotation.get("segmentation"):
         box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
         return float(box[2] * box[3])
-    mask = to_rle(annotation["segmentation"], record["height"], record["width"])
-    return float(mask_util.area(mask))
+    return mask_area(annotation["segmentation"], record["height"], record["width"])

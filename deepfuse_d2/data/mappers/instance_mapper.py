@@ -24,7 +24,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from ...errors import ConfigError, DatasetError
 from ...structures.cropped_masks import CroppedMasks
-from ...structures.run_lengths import Runs
+from ...structures.mask_crops import EMPTY, MaskCrop
+from ...structures.run_lengths import Runs, to_rle
 from ..label_images import read_labels
 from .image_reading import FORMATS, read_transformed
 from .large_scale_jitter import build_large_scale_jitter
@@ -32,10 +33,6 @@ from .placement import draw_transforms, is_drawn_by_size, source_positions
 from .record_mapper import RecordMapper
 
 __all__ = ["InstanceMapper", "build_instance_mapper"]
-
-# x0, y0, x1, y1 and the (y1 - y0, x1 - x0) pixels of 0 and 1
-_Crop = tuple[tuple[int, int, int, int], np.ndarray]
-_EMPTY: _Crop = ((0, 0, 0, 0), np.zeros((0, 0), dtype=np.uint8))
 
 
 class InstanceMapper:
@@ -137,9 +134,8 @@ class InstanceMapper:
         classes = [int(a["category_id"]) for a in annotations]
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
         if self.use_masks and annotations and "segmentation" in annotations[0]:
-            cut = [_cut(a["segmentation"], size, transforms, rows, columns) for a in annotations]
-            windows, crops = [window for window, _ in cut], [crop for _, crop in cut]
-            instances.gt_masks = CroppedMasks.from_crops(crops, windows, (height, width))
+            crops = [_cut(a["segmentation"], size, transforms, rows, columns) for a in annotations]
+            instances.gt_masks = CroppedMasks.from_crops(crops, (height, width))
             if self.recompute_boxes:
                 instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return filter_empty_instances(instances)
@@ -157,8 +153,8 @@ def _cut(
     transforms: T.TransformList,
     rows: np.ndarray,
     columns: np.ndarray,
-) -> _Crop:
-    """Window and pixels of a mask in the transformed image.
+) -> MaskCrop:
+    """A mask in the transformed image.
 
     Args:
         segmentation: RLE, compressed or not, or polygons, in an image of `size`.
@@ -172,33 +168,29 @@ def _cut(
         size = len(rows), len(columns)
         rows, columns = np.arange(size[0]), np.arange(size[1])
         if not polygons:
-            return _EMPTY
-        segmentation = _merged(polygons, *size)
+            return EMPTY
+        segmentation = to_rle(polygons, *size)
     if tuple(segmentation["size"]) != tuple(size):
         raise DatasetError(
             f"A mask has {tuple(segmentation['size'])} pixels (height, width) and its image "
             f"{tuple(size)}."
         )
-    runs = Runs(segmentation)
+    try:
+        runs = Runs(segmentation)
+    except ValueError as error:
+        raise DatasetError(f"The annotation of a mask is wrong: {error}") from error
     if runs.box is None:
-        return _EMPTY
+        return EMPTY
     x0, y0, x1, y1 = runs.box
     # positions in the result that come from the box; neighbours, as positions never turn back
     across = np.flatnonzero((columns >= x0) & (columns < x1))
     down = np.flatnonzero((rows >= y0) & (rows < y1))
     if not across.size or not down.size:
-        return _EMPTY
+        return EMPTY
     columns, rows = columns[across], rows[down]
     left, right = int(columns.min()), int(columns.max()) + 1
     pixels = runs.columns(left, right).take(columns - left, axis=0).take(rows, axis=1)
-    window = int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
-    return window, pixels.T
-
-
-def _merged(polygons: list[list[float]], height: int, width: int) -> dict[str, Any]:
-    from ...structures.annotation_masks import to_rle
-
-    return to_rle(polygons, height, width)
+    return MaskCrop(int(down[0]), int(across[0]), pixels.T)
 
 
 def _augmentations(cfg: CfgNode) -> list[T.Augmentation]:

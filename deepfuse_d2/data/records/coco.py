@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 from detectron2.structures import BoxMode
 
 from ...errors import DatasetError
+from ...structures.run_lengths import mask_area
 from ..images import upright_size
 from ..problems import report
 from .boxes import BOX_FORMS, clean_box, form_of_boxes
 from .files import FileFinder
 from .json_file import read_json
-from .masks import Unusable, clean_segmentation, extent_of, mask_area
+from .masks import Unusable, clean_segmentation, extent_of
 from .tally import Tally
 
 __all__ = ["Annotations", "read_coco", "records_of_coco"]

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DatasetError
-from ...structures.run_lengths import Runs, decode_counts
+from ...structures.run_lengths import Runs, decode_counts, to_rle
 
-__all__ = ["Unusable", "clean_segmentation", "extent_of", "mask_area"]
+__all__ = ["Unusable", "clean_segmentation", "extent_of"]
 
 # Polygons reach beyond their image by half a pixel, or by an object that is cut off. Further out
 # than this many times its longer side they are no outline, and drawing them takes all memory.
@@ -110,12 +109,7 @@ def _clean_rle(raw: dict, height: int, width: int) -> dict:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError) as error:
         raise Unusable("its run lengths cannot be decoded") from error
-    if isinstance(counts, list):
-        from pycocotools import mask as mask_util
-
-        counts = mask_util.frPyObjects({"size": size, "counts": counts}, *size)["counts"]
-    # as text: JSON and the caches of data sets hold no bytes
-    return {"size": size, "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
+    return to_rle({"size": size, "counts": counts}, *size)
 
 
 def extent_of(segmentation: list | dict) -> list[float] | None:
@@ -123,18 +117,9 @@ def extent_of(segmentation: list | dict) -> list[float] | None:
     if isinstance(segmentation, dict):
         try:
             box = Runs(segmentation).box
-        except DatasetError:
+        except ValueError:
             return None
         return None if box is None else [float(edge) for edge in box]
     xs = [x for polygon in segmentation for x in polygon[0::2]]
     ys = [y for polygon in segmentation for y in polygon[1::2]]
     return [float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))]
-
-
-def mask_area(segmentation: list | dict, height: int, width: int) -> float:
-    """Pixels of a clean mask."""
-    from pycocotools import mask as mask_util
-
-    from ...structures.annotation_masks import to_rle
-
-    return float(mask_util.area(to_rle(segmentation, height, width)))

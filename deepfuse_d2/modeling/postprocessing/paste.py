@@ -2,9 +2,11 @@
 
 import numpy as np
 import torch
+from detectron2.layers import paste_masks_in_image
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ...structures.mask_crops import crops_from_unpasted
 from .unpasted import scale_unpasted
 
 __all__ = ["finish_instances", "paste_masks"]
@@ -31,9 +33,8 @@ def finish_instances(
 def paste_masks(
     masks: Tensor, boxes: Tensor, shape: tuple[int, int], threshold: float = 0.5
 ) -> Tensor:
-    """Masks at full size, computed inside the boxes only.
-
-    Samples the points that detectron2's ``paste_masks_in_image`` samples, bilinearly as it does.
+    """Masks at full size, those of detectron2's ``paste_masks_in_image``, computed inside the boxes
+    only where it would go through the whole image: on a CPU.
 
     Args:
         masks: (N, 1, M, M) probabilities of the content of the boxes.
@@ -44,37 +45,11 @@ def paste_masks(
     Returns:
         (N, height, width) bool
     """
-    height, width = shape
-    masks = masks.float()
-    pasted = _zeros(len(masks), height, width, masks.device)
-    if not len(masks):
-        return pasted
-    # Next to a box, a sample fades to 0 over half a cell of the mask: one pixel more.
-    first = (boxes[:, :2].floor() - 1).clamp(min=0)
-    last = torch.minimum(boxes[:, 2:].ceil() + 1, boxes.new_tensor([width, height]))
-    extents = torch.cat([first, last], dim=1).int().tolist()
-    # Bilinear samples on a grid are separable: a matrix for each axis, whose rows are the shares of
-    # the cells of a mask in a pixel. A cell's share falls from 1 at its centre to 0 a cell away.
-    x0, y0, x1, y1 = boxes.float().split(1, dim=1)
-    side_y, side_x = masks.shape[-2:]
-    centres_x = torch.arange(width, dtype=torch.float32, device=masks.device) + 0.5
-    centres_y = torch.arange(height, dtype=torch.float32, device=masks.device) + 0.5
-    cells_x = torch.arange(side_x, dtype=torch.float32, device=masks.device)[:, None] + 0.5
-    cells_y = torch.arange(side_y, dtype=torch.float32, device=masks.device) + 0.5
-    for i, (left, top, right, bottom) in enumerate(extents):
-        if left >= right or top >= bottom:
-            continue
-        at_x = (centres_x[left:right] - x0[i]) / (x1[i] - x0[i]) * side_x
-        at_y = (centres_y[top:bottom] - y0[i]) / (y1[i] - y0[i]) * side_y
-        share_x = (1 - (at_x - cells_x).abs_()).clamp_(min=0)
-        share_y = (1 - (at_y[:, None] - cells_y).abs_()).clamp_(min=0)
-        inside = share_y @ masks[i, 0] @ share_x
-        torch.ge(inside, threshold, out=pasted[i, top:bottom, left:right])
-    return pasted
-
-
-def _zeros(count: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Masks of nothing. On a CPU, memory is taken only where something is written."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.zeros((count, height, width), dtype=bool))
-    return torch.zeros(count, height, width, dtype=torch.bool, device=device)
+    if masks.device.type != "cpu":
+        return paste_masks_in_image(masks[:, 0].float(), boxes, shape, threshold)
+    # of NumPy, which takes memory only where something is written
+    pasted = np.zeros((len(masks), *shape), dtype=bool)
+    crops = crops_from_unpasted(masks, boxes, shape, threshold=threshold)
+    for image, crop in zip(pasted, crops, strict=True):
+        crop.paste(image)
+    return torch.from_numpy(pasted)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ....errors import DatasetError
+from ....structures.mask_crops import MaskCrop
 from .annotated import image_entry, register_annotated
 from .base import Format, check_class_names
 
@@ -94,17 +95,14 @@ def _ellipse(shape: ElementTree.Element, size: tuple[int, int]) -> dict[str, Any
 
 def _mask(shape: ElementTree.Element, size: tuple[int, int]) -> dict[str, Any]:
     """Runs go along the rows of a part of the image, background first."""
-    from pycocotools import mask as mask_util
-
     runs = [int(run) for run in shape.attrib["rle"].split(",")]
     left, top, width, height = (int(shape.attrib[k]) for k in ("left", "top", "width", "height"))
     if min(runs) < 0 or sum(runs) != width * height or width * height > size[0] * size[1]:
         raise ValueError(f"runs of {sum(runs)} pixels for {width} x {height}")
     crop = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8).reshape(height, width)
-    full = np.zeros(size, np.uint8, order="F")
-    full[top : top + height, left : left + width] = crop
-    counts = mask_util.encode(full)["counts"].decode("ascii")
-    return {"segmentation": {"size": list(size), "counts": counts}}
+    if min(left, top) < 0 or top + height > size[0] or left + width > size[1]:
+        raise ValueError(f"a mask at {left}, {top} that reaches beyond its image")
+    return {"segmentation": MaskCrop(top, left, crop).rle(*size)}
 
 
 def _whole(text: str | None) -> int:

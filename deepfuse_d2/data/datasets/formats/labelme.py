@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ....errors import DatasetError
+from ....structures.mask_crops import MaskCrop
 from ...images import DECODE_ERRORS, IMAGE_SUFFIXES
 from ...problems import report
 from ...records.json_file import read_json
@@ -114,19 +115,13 @@ def _is_points(points: Any) -> bool:
 
 def _pasted(text: str, points: list, size: tuple) -> dict[str, Any] | str:
     """RLE of a mask of a part of the image: PNG in base64, with its top left corner."""
-    from pycocotools import mask as mask_util
-
     try:
         crop = np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) > 0
     except (*DECODE_ERRORS, binascii.Error):
         return "mask that cannot be decoded"
     left, top = (round(x) for x in points[0])
     height, width = (int(side) for side in size)
-    full = np.zeros((height, width), np.uint8, order="F")
-    part = full[max(top, 0) : top + crop.shape[0], max(left, 0) : left + crop.shape[1]]
-    part[...] = crop[: part.shape[0], : part.shape[1]]
-    rle = mask_util.encode(full)
-    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+    return MaskCrop(top, left, crop).part(0, 0, height, width).rle(height, width)
 
 
 LABELME = Format(
