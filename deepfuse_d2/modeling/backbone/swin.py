@@ -5,9 +5,11 @@ neck, in a composite (arXiv 2107.00420), frozen, checkpointed and learning by st
 those of the authors' files, which load as they are.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -84,15 +86,20 @@ class Swin(SwinTransformer):
                     f"which {heads} heads do not divide; change DEEPFUSE_D2.MODEL.SWIN.EMBED_DIM "
                     "or NUM_HEADS."
                 )
-        super().__init__(
-            embed_dim=embed_dim,
-            depths=tuple(depths[:stages]),
-            num_heads=tuple(num_heads[:stages]),
-            window_size=window_size,
-            drop_path_rate=drop_path,
-            in_chans=in_channels,
-            out_indices=indices,
-        )
+        # detectron2 reads its rates of stochastic depth off a tensor, which has none on "meta"
+        on_meta = torch.get_default_device().type == "meta"
+        with torch.device("cpu") if on_meta else contextlib.nullcontext():
+            super().__init__(
+                embed_dim=embed_dim,
+                depths=tuple(depths[:stages]),
+                num_heads=tuple(num_heads[:stages]),
+                window_size=window_size,
+                drop_path_rate=drop_path,
+                in_chans=in_channels,
+                out_indices=indices,
+            )
+        if on_meta:
+            self.to("meta")
         self.stage_names = known[:stages]
         self._out_features = [known[index] for index in indices]
         self._out_feature_channels = {known[i]: embed_dim * 2**i for i in indices}
