@@ -9,12 +9,11 @@ image, on the CPU, with calibrated random weights and frozen norms. The composit
 dhlc with the lead's res2 taken from the assistant, without and with losses on the assistant, and
 with all stages in CHECKPOINT_STAGES. Each candidate has a process of its own, so that its peak
 memory is; times are processor time of the process, on one thread, the best of the rounds. The first
-round warms up. Memory is what the process takes at most beyond the model itself.
+round warms up. Memory is the most that all rounds take beyond what is held before them.
 """
 
 import argparse
 import multiprocessing
-import resource
 import time
 import warnings
 from functools import partial
@@ -27,6 +26,7 @@ from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 
 from benchmarks.calibrated_weights import calibrated_random_weights
+from benchmarks.evaluation_oracle.measuring import Meter
 
 CONFIG = Path(__file__).parents[1] / "configs/Cityscapes/mask_rcnn_R_50_FPN.yaml"
 COMPOSITE = [
@@ -82,27 +82,26 @@ def measure(overrides: list[str], size: tuple[int, int], rounds: int, training: 
     del source
     model.train(training)
     parameters = sum(p.numel() for p in model.parameters())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     inputs = batch(size)
     times = []
-    for _ in range(rounds + 1):
-        start = time.process_time()
-        if training:
-            with EventStorage():
-                loss = sum(model(inputs).values())
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        else:
-            with torch.no_grad():
-                model(inputs)
-        times.append(time.process_time() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Meter() as memory:
+        for _ in range(rounds + 1):
+            start = time.process_time()
+            if training:
+                with EventStorage():
+                    loss = sum(model(inputs).values())
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            else:
+                with torch.no_grad():
+                    model(inputs)
+            times.append(time.process_time() - start)
     return {
         "parameters": parameters,
         "seconds": min(times[1:]),
-        "memory": (peak - before) / 1024,
+        "memory": memory.peak_mb,
     }
 
 

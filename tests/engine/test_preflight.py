@@ -63,9 +63,17 @@ def config(tmp_path, tiny_opts):
     return build
 
 
-def test_a_sound_config_is_walked_and_trained(tmp_path, config):
-    cfg = config(write(tmp_path, "a", ["cell", "wall"]), write(tmp_path, "b", ["cell", "wall"]))
-    results = Trainer(cfg).train()
+ASSISTED = (
+    "MODEL.NECK.BOTTOM_UP", "build_composite_backbone",
+    "MODEL.COMPOSITE.BOTTOM_UP", "build_resnet_backbone",
+    "MODEL.COMPOSITE.ASSISTANT_WEIGHTS", "[0.5]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("opts", [(), ASSISTED], ids=["plain", "with losses on assistants"])
+def test_a_sound_config_is_walked_and_trained(tmp_path, config, opts):
+    pair = (write(tmp_path, name, ["cell", "wall"]) for name in "ab")
+    results = Trainer(config(*pair, *opts)).train()
     assert set(results) == {"bbox", "segm"}
 
 

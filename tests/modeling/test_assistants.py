@@ -11,6 +11,7 @@ from neck_suite import small_config
 from test_meta_architectures import CASCADE, MASK_RCNN, PANOPTIC, RETINANET, batch, config
 
 from deepfuse_d2.engine import Trainer
+from deepfuse_d2.engine.hooks.validation_loss import mean_losses
 from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.modeling.backbone import build_composite_backbone
 from deepfuse_d2.modeling.backbone.branches import fuse_branches, join_branches, split_branches
@@ -135,6 +136,17 @@ def test_predictions_have_nothing_of_it(kind):
             assert torch.equal(ours["instances"].scores, theirs["instances"].scores)
         if "sem_seg" in ours:
             assert torch.equal(ours["sem_seg"], theirs["sem_seg"])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_losses_that_only_watch_are_those_of_the_lead(kind):
+    model, _ = make(kind)
+    supervised = supervise_assistants(copy.deepcopy(model), [0.5])
+    inputs = batch()
+    plain, found = mean_losses(model, [inputs]), mean_losses(supervised, [inputs])
+    assert found == plain
+    # and the training goes on with the losses of all
+    assert any("assistant1" in name for name in losses_of(supervised, inputs)[0])
 
 
 @pytest.mark.parametrize("kind", ["RetinaNet", "FCOS"])

@@ -5,11 +5,11 @@ composite in training gives them to a neck, the neck to the model, and whatever 
 the lead's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-__all__ = ["fuse_branches", "join_branches", "split_branches", "weighed"]
+__all__ = ["fuse_branches", "join_branches", "split_branches", "weighed", "with_weights"]
 
 _ASSISTANT = "assistant"
 
@@ -40,6 +40,20 @@ def fuse_branches(
 ) -> dict[str, Tensor]:
     """`fuse`, a neck, over the features of each network by themselves."""
     return join_branches([fuse(branch) for branch in split_branches(features)])
+
+
+def with_weights(
+    branches: Sequence[dict[str, Tensor]], weights: Sequence[float]
+) -> Iterator[tuple[int, float, dict[str, Tensor]]]:
+    """Number, weight and features of each assistant that is to learn.
+
+    None where there is the lead alone: a composite in evaluation gives nothing else, also below
+    heads that compute losses (on validation images, or before the first iteration).
+    """
+    *assistants, _ = branches
+    if assistants:
+        pairs = enumerate(zip(weights, assistants, strict=True), 1)
+        yield from ((k, weight, features) for k, (weight, features) in pairs if weight)
 
 
 def weighed(losses: Mapping[str, Tensor], weight: float, assistant: int) -> dict[str, Tensor]:

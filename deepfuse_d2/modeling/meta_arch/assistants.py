@@ -12,7 +12,7 @@ what a composite in training gives beside the lead's features (see ..backbone.br
 the losses, called ``<loss>_assistant<k>``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -20,7 +20,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..backbone.branches import split_branches, weighed
+from ..backbone.branches import split_branches, weighed, with_weights
 from ..backbone.composite import CompositeBackbone
 from .fusion_sem_seg import FusionSemanticSegmentor
 
@@ -88,13 +88,9 @@ class _Assistants:
     ) -> dict[str, Tensor]:
         """Weighed losses of the assistants; what heads log meanwhile has names of its own."""
         losses: dict[str, Tensor] = {}
-        for k, (weight, branch) in enumerate(self._used(features), 1):
-            if weight:
-                losses |= weighed(_logged_apart(k, losses_on, branch), weight, k)
+        for k, weight, branch in with_weights(split_branches(features), self.weights):
+            losses |= weighed(_logged_apart(k, losses_on, branch), weight, k)
         return losses
-
-    def _used(self, features: dict[str, Tensor]) -> Iterator[tuple[float, dict[str, Tensor]]]:
-        return zip(self.weights, split_branches(features)[:-1], strict=True)
 
 
 class _HeadAssistants(_Assistants):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ...config.look_up import look_up
 from ...errors import ConfigError, config_errors
-from ..backbone.branches import split_branches, weighed
+from ..backbone.branches import split_branches, weighed, with_weights
 from ..registration import register
 from ..sem_seg.losses import SemSegLosses, image_level_loss
 from .dense_inference import DenseInference, to_size
@@ -172,12 +172,10 @@ class FusionSemanticSegmentor(nn.Module):
         ).tensor.long()
         if not self.assistant_weights:
             return self._losses_of(self.outputs({"image": images.tensor}), labels)
-        *assistants, lead = split_branches(self.backbone(images.tensor))
-        losses = self._losses_of(self._head(lead), labels)
-        pairs = zip(self.assistant_weights, assistants, strict=True)
-        for k, (weight, features) in enumerate(pairs, 1):
-            if weight:
-                losses |= weighed(self._losses_of(self._head(features), labels), weight, k)
+        branches = split_branches(self.backbone(images.tensor))
+        losses = self._losses_of(self._head(branches[-1]), labels)
+        for k, weight, features in with_weights(branches, self.assistant_weights):
+            losses |= weighed(self._losses_of(self._head(features), labels), weight, k)
         return losses
 
     def _losses_of(self, outputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
