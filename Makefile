@@ -1,5 +1,6 @@
 # make quickstart   everything from nothing to a trained, evaluated, drawn model
 # make demo         a page on this machine to look at the models trained so far
+# make docs         the documentation site, build/docs/index.html; a warning is an error
 # make cards        docs/models.md anew, after a config, a network or a figure has changed
 # make test         the test suite; its last line counts what passed and failed; with
 #                   DETECTRON2=<checkout> on another detectron2
@@ -20,7 +21,7 @@ PORT   ?= 7860
 READY  := $(VENV)/ready
 
 .DELETE_ON_ERROR:
-.PHONY: install quickstart demo cards test test-machines test-oldest wheel lint format clean
+.PHONY: install quickstart demo docs cards test test-machines test-oldest wheel lint format clean
 
 install: $(READY)
 
@@ -48,6 +49,11 @@ quickstart: $(READY)
 
 demo: $(READY)
 	$(BIN)/python tools/demo_page.py --port $(PORT)
+
+docs: $(READY)
+	$(BIN)/python -W ignore -m sphinx --quiet --fail-on-warning --keep-going --builder html \
+		--conf-dir docs/site --doctree-dir build/doctrees . build/docs
+	@echo "The site lies in build/docs/index.html"
 
 cards: $(READY)
 	$(BIN)/python -W ignore -m benchmarks.model_cards
@@ -102,4 +108,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) output
+	rm -rf $(VENV) $(OLDEST) build output

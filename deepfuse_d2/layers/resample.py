@@ -21,7 +21,7 @@ UPSAMPLES = ("nearest", "bilinear")
 
 
 def resample(x: torch.Tensor, size: tuple[int, int], mode: str = "nearest") -> torch.Tensor:
-    """(N, C, H_s, W_s) -> (N, C, *size), by "nearest" or "bilinear" (of pixel areas).
+    """(N, C, H_s, W_s) -> (N, C, height, width) of `size`, by "nearest" or "bilinear" (of areas).
 
     The nearest neighbour is FPN's upsampling for an exact factor of two.
     """
