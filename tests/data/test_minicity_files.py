@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -271,3 +272,15 @@ def test_the_command_makes_a_set_and_says_where(tmp_path, repository):
     assert wrong.returncode == 2
     assert "width = 9" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_a_command_prepares_what_is_asked_for_in_an_empty_folder(deepfuse, tmp_path, monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    few = ("--num-train", 2, "--num-val", 1)
+    assert deepfuse("prepare", "minifields", "--mode", "xor", "--size", 16, *few) == 0
+    assert deepfuse("prepare", "minicity", "--width", 128, "--height", 64, *few) == 0
+    assert {"minicity", "minifields_xor"} <= set(os.listdir("datasets"))
+    assert Manifest.read(tmp_path / "datasets" / "minicity") == Manifest(
+        width=128, height=64, num_train=2, num_val=1
+    )

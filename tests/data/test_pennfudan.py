@@ -89,7 +89,7 @@ def test_an_unknown_split_is_refused(root):
 
 
 def test_what_is_missing_or_damaged_is_named_with_the_remedy(root, tmp_path):
-    remedy = r".*python datasets/prepare_pennfudan\.py"
+    remedy = r".*deepfuse prepare pennfudan"
     with pytest.raises(DatasetError, match="PNGImages does not exist" + remedy):
         load_pennfudan(tmp_path / "nothing", "train")
 

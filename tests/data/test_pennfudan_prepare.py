@@ -3,18 +3,14 @@ import zipfile
 
 import pytest
 
-
-@pytest.fixture
-def prepare(load_command, monkeypatch):
-    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    return load_command("prepare_pennfudan")
+STEMS = [f"FudanPed{i:05d}" for i in range(1, 75)] + [f"PennPed{i:05d}" for i in range(1, 97)]
 
 
 @pytest.fixture
-def content(prepare):
+def content():
     """Path in the archive -> bytes, of a complete set with JPEG images."""
     files = {"PennFudanPed/readme.txt": b"read me"}
-    for stem in prepare.STEMS:
+    for stem in STEMS:
         files[f"PennFudanPed/PNGImages/{stem}.jpg"] = f"image {stem}".encode()
         files[f"PennFudanPed/PedMasks/{stem}_mask.png"] = f"mask {stem}".encode()
         files[f"PennFudanPed/Annotation/{stem}.txt"] = b"text"
@@ -22,12 +18,13 @@ def content(prepare):
 
 
 @pytest.fixture
-def run(prepare, tmp_path, capsys):
+def run(deepfuse, tmp_path, capsys, monkeypatch):
     """Runs the command with tmp_path/root as root; returns exit code, output and errors."""
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
 
     def run(source, *options):
-        code = prepare.main(["--source", str(source), "--root", str(tmp_path / "root"), *options])
-        return code, *capsys.readouterr()
+        words = ("--source", source, "--root", tmp_path / "root", *options)
+        return deepfuse("prepare", "pennfudan", *words), *capsys.readouterr()
 
     return run
 
@@ -55,7 +52,7 @@ def test_a_zip_is_extracted_and_a_second_run_keeps_it(run, content, tmp_path):
     code, output, _ = run(source)
     target = tmp_path / "root" / "PennFudanPed"
     assert code == 0
-    assert f"lies in {target}: 170 images with masks (128 train, 42 val)" in output
+    assert f"lies in {target}: 170 images with labels (128 train, 42 val)" in output
     assert f"DETECTRON2_DATASETS={tmp_path / 'root'}" in output
     assert (target / "PNGImages" / "PennPed00096.jpg").read_bytes() == b"image PennPed00096"
     assert left_in(tmp_path / "root") == ["PennFudanPed"]
@@ -96,7 +93,7 @@ def test_a_folder_can_be_linked(run, content, tmp_path):
     assert code == 0  # it lies there already
     target.unlink()
     code, _, error = run(tmp_path / "a.zip", "--link")
-    assert code == 1
+    assert code == 2
     assert "--link needs a folder" in error
 
 
@@ -109,7 +106,7 @@ def test_an_incomplete_source_is_told_and_nothing_appears(run, content, tmp_path
     ):
         for options in ([], ["--link"] if source.is_dir() else []):
             code, _, error = run(source, *options)
-            assert code == 1
+            assert code == 2
             assert "is not complete: 2 files are missing" in error
             assert "PedMasks/FudanPed00007_mask.png, PNGImages/PennPed00001.png" in error
             assert left_in(tmp_path / "root") == []
@@ -120,7 +117,7 @@ def test_an_incomplete_target_is_never_touched(run, content, tmp_path):
     mine.parent.mkdir(parents=True)
     mine.write_text("kept")
     code, _, error = run(write_zip(tmp_path / "PennFudanPed.zip", content))
-    assert code == 1
+    assert code == 2
     assert "exists and is not complete (340 files are missing" in error
     assert "Move it away" in error
     assert left_in(mine.parent) == ["mine.txt"]
@@ -133,7 +130,7 @@ def test_an_incomplete_target_is_never_touched(run, content, tmp_path):
 def test_an_archive_that_reaches_outside_is_refused(run, content, tmp_path, name):
     source = write_zip(tmp_path / "PennFudanPed.zip", {**content, name: b"evil"})
     code, _, error = run(source)
-    assert code == 1
+    assert code == 2
     assert "would leave the folder" in error
     assert not list(tmp_path.rglob("*evil*"))
     assert left_in(tmp_path / "root") == []
@@ -146,7 +143,7 @@ def test_a_link_in_an_archive_is_refused(run, content, tmp_path):
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
     code, _, error = run(source)
-    assert code == 1
+    assert code == 2
     assert "link.png" in error
 
 
@@ -158,11 +155,11 @@ def test_a_damaged_or_absent_source_is_told(run, content, tmp_path):
     for data in (whole[: len(whole) // 2], b"", bytes(damaged)):
         source.write_bytes(data)
         code, _, error = run(source)
-        assert code == 1
+        assert code == 2
         assert "is no zip file or tar file that can be read" in error
         assert left_in(tmp_path / "root") == []
     code, _, error = run(tmp_path / "absent.zip")
-    assert code == 1
+    assert code == 2
     assert "absent.zip does not exist" in error
     (tmp_path / "empty").mkdir()
     code, _, error = run(tmp_path / "empty")

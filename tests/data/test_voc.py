@@ -94,7 +94,7 @@ def test_trainaug_adds_sbd_to_train_and_leaves_val_out(root):
 def test_a_folder_of_augmented_labels_takes_the_place_of_sbd(root):
     shutil.rmtree(root / "benchmark_RELEASE")
     folder = root / "VOCdevkit" / "VOC2012"
-    with pytest.raises(DatasetError, match=r"dataset/train\.txt is missing .*prepare_voc\.py"):
+    with pytest.raises(DatasetError, match=r"dataset/train\.txt is missing .*deepfuse prepare voc"):
         load_voc(root, "trainaug")
     for stem in "abvc":
         save_image(folder / "SegmentationClassAug" / f"{stem}.png")  # never read but for c
@@ -113,7 +113,7 @@ def test_the_test_split_has_images_only(root):
         "width": 4,
     }
     (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / "t.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"t\.jpg is missing.*prepare_voc\.py"):
+    with pytest.raises(DatasetError, match=r"t\.jpg is missing.*deepfuse prepare voc"):
         load_voc(root, "test")
 
 
@@ -151,8 +151,7 @@ def test_without_scipy_the_extra_is_named(root, monkeypatch):
     assert len(load_voc(root, "train")) == 2
 
 
-def test_voc_and_sbd_are_prepared_from_their_archives(root, tmp_path, load_command, capsys):
-    prepare = load_command("prepare_voc")
+def test_voc_and_sbd_are_prepared_from_their_archives(root, tmp_path, deepfuse, capsys):
     made = tmp_path / "made"
     voc, sbd = tmp_path / "voc.tar", tmp_path / "benchmark.tgz"
     with tarfile.open(voc, "w") as archive:
@@ -163,7 +162,7 @@ def test_voc_and_sbd_are_prepared_from_their_archives(root, tmp_path, load_comma
         archive.add(root / "benchmark_RELEASE", "benchmark_RELEASE")
 
     def run(*sources):
-        code = prepare.main(["--source", *map(str, sources), "--root", str(made)])
+        code = deepfuse("prepare", "voc", "--source", *sources, "--root", made)
         return code, *capsys.readouterr()
 
     code, output, _ = run(voc, sbd)
@@ -176,21 +175,21 @@ def test_voc_and_sbd_are_prepared_from_their_archives(root, tmp_path, load_comma
     shutil.rmtree(made)
     (root / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "b.png").unlink()
     code, _, error = run(root)
-    assert code == 1
+    assert code == 2
     assert "1 files are missing: VOC2012/SegmentationClass/b.png" in error
     assert list(made.iterdir()) == []
     code, _, error = run(tmp_path / "dog.xml")
-    assert code == 1
+    assert code == 2
     assert "is no tar file that can be read" in error
     with tarfile.open(voc, "w") as archive:
         archive.add(tmp_path / "dog.xml", "dog.xml")
     code, _, error = run(voc)
-    assert code == 1
+    assert code == 2
     assert "holds neither VOC 2012 nor SBD" in error
     with tarfile.open(voc, "w") as archive:
         archive.add(tmp_path / "dog.xml", "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt")
         archive.add(tmp_path / "dog.xml", "../evil.txt")
     code, _, error = run(voc)
-    assert code == 1
+    assert code == 2
     assert "would leave the folder" in error
     assert not (tmp_path / "evil.txt").exists()

@@ -23,7 +23,7 @@ from .voc import load_voc, voc_metadata
 __all__ = ["register_all"]
 
 _MINICITY_REMEDY = (
-    "MiniCity is made by `python datasets/prepare_minicity.py`; if {root} is incomplete or "
+    "MiniCity is made by `deepfuse prepare minicity`; if {root} is incomplete or "
     "damaged, delete that folder and run it again."
 )
 _CITYSCAPES_REMEDY = (

@@ -14,7 +14,7 @@ from ..problems import explained
 from .published import check_split, warn_if_incomplete
 from .semantic import load_pairs, pair_by_stem
 
-__all__ = ["CAMVID_METADATA", "load_camvid"]
+__all__ = ["CAMVID_METADATA", "NUM_IMAGES", "load_camvid"]
 
 _CLASSES = {
     "Sky": [128, 128, 128],
@@ -40,11 +40,11 @@ CAMVID_METADATA = {
 }
 
 _REMEDY = (
-    "Prepare CamVid by `python datasets/prepare_camvid.py --source FOLDER_OR_ZIP`, or set "
+    "Prepare CamVid by `deepfuse prepare camvid --source FOLDER_OR_ZIP`, or set "
     "DETECTRON2_DATASETS to the folder that holds camvid/. See datasets/README.md."
 )
 
-_NUM_IMAGES = {"train": 367, "val": 101, "test": 233}
+NUM_IMAGES = {"train": 367, "val": 101, "test": 233}
 
 
 def load_camvid(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def load_camvid(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     Raises:
         DatasetError: a folder or file is missing or damaged; names it and says what to do.
     """
-    check_split(split, _NUM_IMAGES)
+    check_split(split, NUM_IMAGES)
     root = os.path.abspath(root)
     with explained(_REMEDY):
         records = load_pairs(
@@ -71,5 +71,5 @@ def load_camvid(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
             num_classes=len(_CLASSES),
             ignore_label=_VOID,
         )
-    warn_if_incomplete(root, split, len(records), _NUM_IMAGES)
+    warn_if_incomplete(root, split, len(records), NUM_IMAGES)
     return records

@@ -18,7 +18,7 @@ from .instance_labels import load_instance_labels
 from .published import check_split, warn_if_incomplete
 from .semantic import pair_by_stem
 
-__all__ = ["NUCLEI_METADATA", "load_nuclei"]
+__all__ = ["NUCLEI_METADATA", "NUM_IMAGES", "load_nuclei"]
 
 NUCLEI_METADATA = {
     "evaluator_type": "coco",
@@ -27,11 +27,11 @@ NUCLEI_METADATA = {
 }
 
 _REMEDY = (
-    "Prepare the nuclei by `python datasets/prepare_nuclei.py --source FOLDER`, or set "
+    "Prepare the nuclei by `deepfuse prepare nuclei --source FOLDER`, or set "
     "DETECTRON2_DATASETS to the folder that holds nuclei/. See datasets/README.md."
 )
 
-_NUM_IMAGES = {"train": 531, "val": 133}
+NUM_IMAGES = {"train": 531, "val": 133}
 _VAL_EVERY = 5
 
 
@@ -45,7 +45,7 @@ def load_nuclei(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     Raises:
         DatasetError: a folder or file is missing or damaged; names it and says what to do.
     """
-    check_split(split, _NUM_IMAGES)
+    check_split(split, NUM_IMAGES)
     root = os.path.abspath(root)
     with explained(_REMEDY):
         pairs = pair_by_stem(os.path.join(root, "images"), os.path.join(root, "instances"))
@@ -56,5 +56,5 @@ def load_nuclei(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
             if (number % _VAL_EVERY == 0) == (split == "val")
         ]
         records = load_instance_labels(chosen, root=root, name=f"nuclei_{split}")
-    warn_if_incomplete(root, split, len(records), _NUM_IMAGES)
+    warn_if_incomplete(root, split, len(records), NUM_IMAGES)
     return records

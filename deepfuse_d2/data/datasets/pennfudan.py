@@ -19,7 +19,7 @@ from .instance_labels import load_instance_labels
 from .published import check_split, warn_if_incomplete
 from .semantic import Pair
 
-__all__ = ["PENNFUDAN_METADATA", "load_pennfudan"]
+__all__ = ["NUM_IMAGES", "PENNFUDAN_METADATA", "load_pennfudan"]
 
 PENNFUDAN_METADATA = {
     "evaluator_type": "coco",
@@ -28,11 +28,11 @@ PENNFUDAN_METADATA = {
 }
 
 _REMEDY = (
-    "Prepare Penn-Fudan by `python datasets/prepare_pennfudan.py --source PennFudanPed.zip`, or "
+    "Prepare Penn-Fudan by `deepfuse prepare pennfudan --source PennFudanPed.zip`, or "
     "set DETECTRON2_DATASETS to the folder that holds PennFudanPed/. See datasets/README.md."
 )
 
-_NUM_IMAGES = {"train": 128, "val": 42}
+NUM_IMAGES = {"train": 128, "val": 42}
 _IMAGE_NAME = re.compile(r"((?:FudanPed|PennPed)(\d+))\.(?:png|jpg|jpeg)", re.IGNORECASE)
 _MASK_SUFFIX = "_mask.png"
 
@@ -51,12 +51,12 @@ def load_pennfudan(root: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     Raises:
         DatasetError: a folder or file is missing or damaged; names it and says what to do.
     """
-    check_split(split, _NUM_IMAGES)
+    check_split(split, NUM_IMAGES)
     root = os.path.abspath(root)
     with explained(_REMEDY):
         pairs = _list_pairs(root, split)
         records = load_instance_labels(pairs, root=root, name=f"pennfudan_{split}")
-    warn_if_incomplete(root, split, len(pairs), _NUM_IMAGES)
+    warn_if_incomplete(root, split, len(pairs), NUM_IMAGES)
     return records
 
 

@@ -35,7 +35,7 @@ VOC_CLASSES = (
 _VOID = 255
 _NUM_IMAGES = {"train": 1464, "trainaug": 10582, "val": 1449, "test": 1456}
 _REMEDY = (
-    "Prepare VOC 2012 by `python datasets/prepare_voc.py --source VOCtrainval_11-May-2012.tar "
+    "Prepare VOC 2012 by `deepfuse prepare voc --source VOCtrainval_11-May-2012.tar "
     "benchmark.tgz`, or set DETECTRON2_DATASETS to the folder that holds VOCdevkit/. See "
     "datasets/README.md."
 )

@@ -93,7 +93,7 @@ def _usable(root: Path) -> bool:
     if version != VERSION:
         logger.warning(
             "The MiniCity in %s is of version %d, this generator of version %d. It is used as it "
-            "is; python datasets/prepare_minicity.py --overwrite makes it anew",
+            "is; deepfuse prepare minicity --overwrite makes it anew",
             root,
             version,
             VERSION,

@@ -1,0 +1,1 @@
+"""Data sets put where their names find them, from archives or folders."""
