@@ -26,8 +26,7 @@ ROOMS = (
     ("checkpoint.safe_load", "config.keys"),
     ("kernels", "layers"),
     ("structures",),
-    ("checkpoint",),  # below modeling: build_timm_backbone reads weights of its own
-    ("data", "modeling"),
+    ("checkpoint", "data", "modeling"),
     ("config",),
     ("deepfuse_d2",),
     ("analysis", "evaluation", "visualization"),

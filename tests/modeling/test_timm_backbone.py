@@ -387,7 +387,7 @@ def test_a_network_built_for_one_size_takes_smaller_images_too():
     image = torch.randn(1, 3, 70, 160)
     padded = nn.functional.pad(image, (0, 0, 0, 26))
     # the padding is the mean of the model, which is not that of the config
-    network.rescale = network.flip = False
+    network.input.rescale = network.input.flip = False
     with torch.no_grad():
         found, expected = network(image), network(padded)
     for name, stride in zip(found, (4, 8, 16, 32), strict=True):

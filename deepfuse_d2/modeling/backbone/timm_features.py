@@ -8,20 +8,19 @@ a small image when it is built.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ..registration import register
 from .protocol import Stage
+from .timm_input import TimmInput
 from .timm_models import create_timm_model
+from .timm_norms import freeze_norms, with_norm
 from .timm_probe import (
     drop_unused,
     find_image_sizes,
@@ -31,11 +30,27 @@ from .timm_probe import (
     find_taps,
     runs_by_rows,
 )
-from .timm_weights import load_timm_weights, plain_name
 
 __all__ = ["TimmBackbone", "build_timm_backbone"]
 
 logger = logging.getLogger(__name__)
+
+
+def load_weights(
+    network: nn.Module, path: str, name: str, arguments: Mapping[str, Any], min_match: float
+) -> None:
+    """Load a file into a network of features; files of weights are read in a room of their own,
+    whose :func:`.timm_files.load_timm_weights` takes this place when the package is imported."""
+    raise NotImplementedError("import deepfuse_d2 sets what reads files of weights")
+
+
+def plain_name(name: str) -> str:
+    """The same for a tensor of a timm model and of the network of features made of it.
+
+    There stages have names of their own: ``stages.0.blocks`` is ``stages_0.blocks``, or all stands
+    behind ``model.``.
+    """
+    return name.removeprefix("model.").replace("_", ".")
 
 
 class TimmBackbone(Backbone):
@@ -121,17 +136,18 @@ class TimmBackbone(Backbone):
         self._channels_innermost = getattr(body, "output_fmt", None) == "NHWC"
 
         sizes = find_image_sizes(name, body, list(strides.values()), arguments, create)
-        self._multiple, self._only_size = sizes.multiple, sizes.only
-        self._pads = sizes.multiple > 1 or sizes.only is not None
         # Parameter name -> number of its stage: 1 for the stem, 2 for res2, ...
         self._stage_of = find_stages(body, self._tapped, sizes.example)
         drop_unused(body, self._stage_of)
         self._row, self._example = find_row(body, self._stage_of), sizes.example
 
-        self.body = _with_norm(body, norm, name)
+        self.body = with_norm(body, norm, name)
         if checkpoint:
-            load_timm_weights(self, checkpoint, name, arguments, min_match)
-        self._set_statistics(name, body.pretrained_cfg, pixel_mean, pixel_std, image_format)
+            load_weights(self, checkpoint, name, arguments, min_match)
+        self.input = TimmInput(
+            name, body.pretrained_cfg, sizes, pixel_mean=pixel_mean, pixel_std=pixel_std,
+            image_format=image_format,
+        ).to(next(self.body.parameters()).device)  # fmt: skip
         self.freeze(freeze_at)
 
     @classmethod
@@ -171,42 +187,6 @@ class TimmBackbone(Backbone):
         own = {plain_name(name): f"body.{name}" for name in self.body.state_dict()}
         return {name: own[plain_name(name)] for name in names if plain_name(name) in own}
 
-    def _set_statistics(self, name, pretrained_cfg, mean, std, image_format) -> None:
-        """Prepare what turns (v - mean) / std of v in 0..255 into the model's own normalisation."""
-        # values also of a network that is built without memory, on "meta"
-        exact = partial(torch.tensor, dtype=torch.float64, device="cpu")
-        own_mean, own_std = (255 * exact(pretrained_cfg[key]) for key in ("mean", "std"))
-        self.flip = image_format == "BGR"
-        # Either as the config has them, in the order of its channels, or as the model was trained.
-        given = [v for v in (mean, std) if v is not None]
-        if image_format not in ("RGB", "BGR") or any(len(v) != 3 for v in given):
-            raise ConfigError(
-                f'INPUT.FORMAT = "{image_format}" with MODEL.PIXEL_MEAN {mean}, PIXEL_STD {std}: '
-                "timm's models take three channels; choose RGB or BGR and three values each."
-            )
-        order = [2, 1, 0] if self.flip else [0, 1, 2]
-        mean = own_mean if mean is None else exact(mean)[order]
-        std = own_std if std is None else exact(std)[order]
-        scale, shift = std / own_std, (mean - own_mean) / own_std
-        # Statistics are given with four digits.
-        self.rescale = not (
-            torch.allclose(scale, torch.ones_like(scale), atol=1e-4)
-            and torch.allclose(shift, torch.zeros_like(shift), atol=1e-4)
-        )
-        if self.rescale or self.flip:
-            logger.info(
-                "timm's %s expects RGB images of mean %s and deviation %s (0..255); the backbone "
-                "converts those of the config (INPUT.FORMAT %s, MODEL.PIXEL_MEAN, PIXEL_STD).",
-                name,
-                [round(v, 3) for v in own_mean.tolist()],
-                [round(v, 3) for v in own_std.tolist()],
-                image_format,
-            )
-        # Part of the config, not of the weights; on the network's device.
-        device = next(self.body.parameters()).device
-        self.register_buffer("scale", scale.float().reshape(3, 1, 1).to(device), persistent=False)
-        self.register_buffer("shift", shift.float().reshape(3, 1, 1).to(device), persistent=False)
-
     def stages(self) -> list[Stage]:
         """The layers by the first feature that depends on them; the stem as `freeze` has it."""
         parts = find_parts(self.body, self._stage_of)
@@ -226,10 +206,7 @@ class TimmBackbone(Backbone):
         for name, parameter in self.body.named_parameters():
             if name in frozen:
                 parameter.requires_grad_(False)
-        for name, module in list(self.body.named_modules()):
-            if isinstance(module, _BATCH_NORMS) and f"{name}.weight" in frozen:
-                parent, _, child = name.rpartition(".")
-                setattr(self.body.get_submodule(parent), child, _frozen_norm(module))
+        freeze_norms(self.body, lambda name: f"{name}.weight" in frozen)
         return self
 
     def why_not_by_stages(self) -> str:
@@ -248,7 +225,7 @@ class TimmBackbone(Backbone):
         Maps are as large as the network makes them of a padded image; see :meth:`feature`.
         """
         if name == "stem":
-            x = self._prepared(x)
+            x = self.input(x)
         elif self._channels_innermost:
             x = x.permute(0, 2, 3, 1)
         for module in self._row[name]:
@@ -257,7 +234,7 @@ class TimmBackbone(Backbone):
 
     def feature(self, name: str, x: Tensor, size: tuple[int, int]) -> Tensor:
         """The result of a stage without what the padding of the image has added."""
-        if not self._pads:
+        if not self.input.pads:
             return x
         stride = self._out_feature_strides[name]
         return x[..., : -(-size[0] // stride), : -(-size[1] // stride)]
@@ -269,38 +246,13 @@ class TimmBackbone(Backbone):
         """
         size = image.shape[-2:]
         outputs = {}
-        for name, feature in zip(self._tapped, self.body(self._prepared(image)), strict=True):
+        for name, feature in zip(self._tapped, self.body(self.input(image)), strict=True):
             if name == "stem":
                 continue
             if self._channels_innermost:
                 feature = feature.permute(0, 3, 1, 2)
             outputs[name] = self.feature(name, feature, size)
         return outputs
-
-    def _prepared(self, image: Tensor) -> Tensor:
-        if self.flip:
-            image = image.flip(1)
-        if self.rescale:
-            image = image * self.scale + self.shift
-        # Decided by the model alone, not by the image, so that a trace serves other sizes.
-        if self._pads:
-            below, right = self._padding(*image.shape[-2:])
-            image = F.pad(image, (0, right, 0, below))
-        return image
-
-    def _padding(self, height: int, width: int) -> tuple[int, int]:
-        """Rows below and columns on the right that make an image one of those the model takes."""
-        if self._only_size is None:
-            return -height % self._multiple, -width % self._multiple
-        below, right = self._only_size[0] - height, self._only_size[1] - width
-        if below < 0 or right < 0:
-            raise ConfigError(
-                f"This timm model was built for images of {self._only_size[0]} x "
-                f"{self._only_size[1]} (img_size of MODEL.TIMM.ARGS) and got one of {height} x "
-                f"{width}. Build it for the largest image, or make images smaller "
-                "(INPUT.MIN_SIZE_TRAIN, MAX_SIZE_TRAIN, MIN_SIZE_TEST, MAX_SIZE_TEST)."
-            )
-        return below, right
 
 
 def _merged(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -310,35 +262,6 @@ def _merged(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "timm.create_model to values, e.g. [{'strict_img_size': False}]."
         )
     return {name: value for mapping in mappings for name, value in mapping.items()}
-
-
-_BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
-
-
-def _with_norm(body: nn.Module, norm: str, name: str) -> nn.Module:
-    """`body` with its batch norms frozen or synchronised; the others stay as they are."""
-    if norm and not any(isinstance(m, _BATCH_NORMS) for m in body.modules()):
-        logger.warning('MODEL.TIMM.NORM = "%s" changes nothing: %s has no batch norm.', norm, name)
-    if norm == "SyncBN":
-        # timm's, because torch's forgets the activation inside timm's batch norms
-        from timm.layers import convert_sync_batchnorm
-
-        return convert_sync_batchnorm(body)
-    if norm == "FrozenBN":
-        for module_name, module in list(body.named_modules()):
-            if isinstance(module, _BATCH_NORMS):
-                parent, _, child = module_name.rpartition(".")
-                setattr(body.get_submodule(parent), child, _frozen_norm(module))
-    return body
-
-
-def _frozen_norm(norm: nn.Module) -> nn.Module:
-    """detectron2's frozen batch norm, or timm's for those of timm that hold an activation."""
-    if hasattr(norm, "act"):
-        from timm.layers import freeze_batch_norm_2d
-
-        return freeze_batch_norm_2d(norm)
-    return FrozenBatchNorm2d.convert_frozen_batchnorm(norm)
 
 
 @register(BACKBONE_REGISTRY)

@@ -6,21 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...checkpoint.loading import load_into
-from ...checkpoint.reading import Weights, read_weights
 from ...errors import WeightsError
-from .timm_models import import_timm
+from ..loading import load_into
+from ..reading import Weights, read_weights
 
-__all__ = ["load_timm_weights", "plain_name"]
-
-
-def plain_name(name: str) -> str:
-    """The same for a tensor of a timm model and of the network of features made of it.
-
-    There stages have names of their own: ``stages.0.blocks`` is ``stages_0.blocks``, or all stands
-    behind ``model.``.
-    """
-    return name.removeprefix("model.").replace("_", ".")
+__all__ = ["load_timm_weights"]
 
 
 def load_timm_weights(
@@ -33,7 +23,7 @@ def load_timm_weights(
         arguments: with which timm built the model.
         min_match: part of the tensors, 0..1, that the file must fill.
 
-    Raises: WeightsError: see :func:`deepfuse_d2.checkpoint.loading.load_into`.
+    Raises: WeightsError: see :func:`..loading.load_into`.
     """
     try:
         weights = read_weights(path)
@@ -59,7 +49,8 @@ def _in_timms_form(
 
     None where timm knows no such form of this model.
     """
-    timm = import_timm()
+    import timm
+
     model = timm.create_model(name, **dict(arguments or {}))
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
