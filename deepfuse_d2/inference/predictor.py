@@ -171,35 +171,12 @@ class Predictor:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_model(
-        cls,
-        model: nn.Module,
-        cfg: CfgNode,
-        *,
-        output: str = "native",
-        score_threshold: float | None = None,
-        batch_size: int = 1,
-        tile: tuple[int, int] | None = None,
-        tile_overlap: int = 128,
-        augment: bool = False,
-        optimize: bool = True,
-        dtype: torch.dtype | str = "float32",
-        compile: bool | str | Callable = False,
-        engine: str = "native",
-        workers: int = 2,
-        max_pixels: int = MAX_PIXELS,
-        errors: str = "raise",
-    ) -> "Predictor":
-        """Predict with a model that is built from `cfg` and has its weights.
+    def from_model(cls, model: nn.Module, cfg: CfgNode, **keywords: Any) -> "Predictor":
+        """``Predictor(cfg, model=model, ...)``: of a model built from `cfg`, with its weights.
 
-        Args: see :class:`Predictor`.
+        Args: see :class:`Predictor`, whose keywords these are.
         """
-        return cls(
-            cfg, model=model, output=output, score_threshold=score_threshold,
-            batch_size=batch_size, tile=tile, tile_overlap=tile_overlap, augment=augment,
-            optimize=optimize, dtype=dtype, compile=compile, engine=engine, workers=workers,
-            max_pixels=max_pixels, errors=errors,
-        )  # fmt: skip
+        return cls(cfg, model=model, **keywords)
 
     def __call__(self, source: Source | Iterable[Source], output: str | None = None):
         """Predict one image, or several.

@@ -23,6 +23,7 @@ from ..data.scenes import Scene, Window, windows_of
 from ..errors import ConfigError
 from ..files import written_whole
 from ..modeling.meta_arch import M3FusionSegmentor
+from ..structures.best_class import best_class
 
 __all__ = ["NO_DATA", "MapModel", "MapSummary", "predict_raster", "predict_window"]
 
@@ -153,7 +154,7 @@ def predict_window(
     entry = mapper({"scene": scene, "window": (top, left, bottom - top, right - left)})
     model.eval()
     labels = model([entry])[0]["sem_seg"]
-    labels = labels.argmax(dim=0) if labels.ndim == 3 else labels
+    labels = best_class(labels)[0] if labels.ndim == 3 else labels
     labels = np.where(_has_data(entry, labels.shape), labels.cpu().numpy(), NO_DATA)
     scale = scene.ratio if model.output_grid == "image" else 1
     y, x = (place.top - top) * scale, (place.left - left) * scale

@@ -1,33 +1,4 @@
 """Pictures of instances and labels, and of the samples of data sets."""
 
-from .drawing import (
-    FIRST_COLOR,
-    SECOND_COLOR,
-    Shape,
-    class_name,
-    draw_annotations,
-    draw_difference,
-    draw_labels,
-    draw_predictions,
-    draw_shapes,
-    label_names,
-    mask_of,
-    shapes_of,
-    sheet,
-)
-
-__all__ = [
-    "FIRST_COLOR",
-    "SECOND_COLOR",
-    "Shape",
-    "class_name",
-    "draw_annotations",
-    "draw_difference",
-    "draw_labels",
-    "draw_predictions",
-    "draw_shapes",
-    "label_names",
-    "mask_of",
-    "shapes_of",
-    "sheet",
-]
+from .drawing import *  # noqa: F403
+from .drawing import __all__ as __all__

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from .manifest import FOLDERS, MANIFEST, VERSION, Manifest, frame_paths, is_complete
+from .manifest import FOLDERS, MANIFEST, VERSION, Manifest, is_complete
 
 __all__ = ["ensure_minicity", "generate_minicity"]
 
@@ -102,20 +102,8 @@ def _usable(root: Path) -> bool:
 
 
 def _generate(root: Path, manifest: Manifest, workers, overwrite: bool, progress) -> None:
-    present = Manifest.read(root)
-    if present is None and root.is_dir() and any(root.iterdir()):
-        raise FileExistsError(
-            f"{root} holds files but no {MANIFEST} of a MiniCity; choose another folder or empty it"
-        )
-    if present is not None and is_complete(root):
-        if present == manifest:
-            logger.info("The MiniCity in %s is complete: %s", root, present)
-            return
-        if not overwrite:
-            raise FileExistsError(
-                f"{root} holds a MiniCity of {present}; asked for were {manifest}. Choose another "
-                "folder, or pass overwrite=True (--overwrite) to replace it"
-            )
+    if manifest.is_made(root, overwrite=overwrite):
+        return
     for stale in root.parent.glob(f".{root.name}.partial-*"):  # of runs that were killed
         _remove_own(stale)
     # A name of its own: a worker that outlives its killed parent for a frame cannot meddle.
@@ -145,12 +133,9 @@ def _move_into(partial: Path, root: Path) -> None:
     # ours, and the set is not complete before the last file has followed.
     manifest = Manifest.read(partial)
     manifest.write(root)
-    for split, k in manifest.frames():
-        for source, target in zip(
-            frame_paths(partial, split, k), frame_paths(root, split, k), strict=True
-        ):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, target)
+    for source, target in zip(manifest.files(partial), manifest.files(root), strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
     _remove_own(partial)
 
 
@@ -162,9 +147,8 @@ def _remove_own(root: Path) -> None:
     manifest = Manifest.read(root)
     if manifest is None:
         return
-    for split, k in manifest.frames():
-        for path in frame_paths(root, split, k):
-            path.unlink(missing_ok=True)
+    for path in manifest.files(root):
+        path.unlink(missing_ok=True)
     for name in FOLDERS:
         for folder, _, _ in os.walk(root / name, topdown=False):
             if not os.listdir(folder):

@@ -65,8 +65,7 @@ def draw_all(
         RuntimeError: a worker failed; with what it said.
     """
     workers = min(workers or _cores(), manifest.num_train + manifest.num_val)
-    paths = (path for split, k in manifest.frames() for path in frame_paths(root, split, k))
-    for folder in {path.parent for path in paths}:
+    for folder in {path.parent for path in manifest.files(root)}:
         folder.mkdir(parents=True, exist_ok=True)
     if workers == 1:
         for _ in _draw_share(root, manifest, 0, 1):
@@ -74,9 +73,11 @@ def draw_all(
                 progress()
         return
     package = Path(__file__).parent
+    # below a package of our own name, without the file that would import torch
     code = (
-        "import sys; sys.path.append(sys.argv[1]); "
-        f"from {package.name}.workers import main; main(*sys.argv[2:])"
+        "import sys, types; data = sys.modules['data'] = types.ModuleType('data'); "
+        "data.__path__ = [sys.argv[1]]; "
+        f"from data.{package.name}.workers import main; main(*sys.argv[2:])"
     )
     command = [sys.executable, "-c", code, str(package.parent), str(root)]
     processes = [

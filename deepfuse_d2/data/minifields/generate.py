@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from .manifest import MANIFEST, VERSION, Manifest, is_complete, scene_paths
+from .manifest import VERSION, Manifest, is_complete, scene_paths
 from .scene import Scene, draw_scene
 
 __all__ = ["ensure_minifields", "generate_minifields"]
@@ -56,28 +56,15 @@ def generate_minifields(
             ``overwrite`` is not set.
     """
     root, manifest = Path(root).absolute(), manifest or Manifest()
-    present = Manifest.read(root)
-    if present is None and root.is_dir() and any(root.iterdir()):
-        raise FileExistsError(
-            f"{root} holds files but no {MANIFEST} of a MiniFields; choose another folder or empty "
-            "it"
-        )
-    if present is not None and is_complete(root):
-        if present == manifest:
-            logger.info("The MiniFields in %s is complete: %s", root, present)
-            return
-        if not overwrite:
-            raise FileExistsError(
-                f"{root} holds a MiniFields of {present}; asked for were {manifest}. Choose "
-                "another folder, or pass overwrite=True (--overwrite) to replace it"
-            )
+    if manifest.is_made(root, overwrite=overwrite):
+        return
     root.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own, moved in one step: whoever looks sees all of it or nothing.
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
     try:
         partial.chmod(0o755)  # mkdtemp's folders are private, a data set is not
         _draw_all(partial, manifest, progress)
-        if present is not None:
+        if Manifest.read(root) is not None:
             shutil.rmtree(root)
         try:
             os.replace(partial, root)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from ..generated import GeneratedSet
 from .kinds import MODES
 
 __all__ = ["IMAGE_FOLDER", "MANIFEST", "VERSION", "Manifest", "is_complete", "scene_paths"]
@@ -16,18 +16,22 @@ VERSION = 1  # raise it whenever the same seed gives other bytes than before
 MANIFEST = "minifields.json"
 IMAGE_FOLDER = "DATA_SPOT/PASTIS_SPOT6_RVB_1M00_2019"
 _FIRST_ID = {"train": 10_001, "val": 50_001}
-_RANGES = {
-    "num_train": (0, 4 * 10**4 - 1),
-    "num_val": (0, 4 * 10**4 - 1),
-    "size": (8, 512),
-    "ratio": (2, 20),
-    "seed": (0, 2**31),
-}
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(GeneratedSet):
     """The parameters of a MiniFields; the defaults are those of the embedded data set."""
+
+    title = "MiniFields"
+    unit = "scene"
+    file = MANIFEST
+    ranges = {  # noqa: RUF012
+        "num_train": (0, 4 * 10**4 - 1),
+        "num_val": (0, 4 * 10**4 - 1),
+        "size": (8, 512),
+        "ratio": (2, 20),
+        "seed": (0, 2**31),
+    }
 
     version: int = VERSION
     mode: str = "mixed"
@@ -41,14 +45,7 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f'MiniFields: mode = "{self.mode}"; choose one of {list(MODES)}')
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(
-                    f"MiniFields: {name} = {value!r}; give a whole number from {low} to {high}"
-                )
-        if self.num_train + self.num_val == 0:
-            raise ValueError("MiniFields: num_train = num_val = 0; ask for at least one scene")
+        super().__post_init__()
         if not 0 <= self.cloud_probability <= 1:
             raise ValueError(
                 f"MiniFields: cloud_probability = {self.cloud_probability}; give 0 to 1"
@@ -70,16 +67,10 @@ class Manifest:
         for i in range(self.num_val):
             yield _FIRST_ID["val"] + i, 5
 
-    @classmethod
-    def read(cls, root: Path) -> Manifest | None:
-        """The manifest in ``root``; None where there is none or it cannot be read."""
-        try:
-            return cls(**json.loads((root / MANIFEST).read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def write(self, root: Path) -> None:
-        (root / MANIFEST).write_text(json.dumps(asdict(self), indent=2) + "\n")
+    def files(self, root: Path) -> Iterator[Path]:
+        yield root / "metadata.geojson"
+        for number, _ in self.scenes():
+            yield from scene_paths(root, number).values()
 
 
 def scene_paths(root: Path, number: int) -> dict[str, Path]:
@@ -95,10 +86,4 @@ def scene_paths(root: Path, number: int) -> dict[str, Path]:
 
 def is_complete(root: str | os.PathLike) -> bool:
     """Whether ``root`` holds every file that its manifest promises."""
-    root = Path(root)
-    manifest = Manifest.read(root)
-    return manifest is not None and all(
-        path.is_file()
-        for number, _ in manifest.scenes()
-        for path in (root / "metadata.geojson", *scene_paths(root, number).values())
-    )
+    return Manifest.is_complete(Path(root))

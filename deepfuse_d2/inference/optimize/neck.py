@@ -4,7 +4,7 @@ from detectron2 import modeling
 from torch import Tensor, nn
 
 from ...kernels.packed_conv import InferenceConv2d
-from ...modeling.neck.fpn import FPN
+from ...modeling.neck.fpn import FPN, fuse_by_fpn
 
 __all__ = ["InferenceFPN"]
 
@@ -26,27 +26,12 @@ class InferenceFPN(FPN):
 
     def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
-        coarser, results = None, []
-        names = self.in_features[::-1]
-        for name, lateral, output in zip(names, self.lateral_convs, self.output_convs, strict=True):
-            merged = lateral(features[name])
-            if coarser is not None:
-                _add_upsampled(merged, coarser)
-                if self._fuse_type == "avg":
-                    merged /= 2
-            results.insert(0, output(merged))
-            coarser = merged
-        if self.top_block is not None:
-            wanted = self.top_block.in_feature
-            given = features.get(wanted)
-            if given is None:
-                given = results[self._out_features.index(wanted)]
-            results.extend(self.top_block(given))
-        return dict(zip(self._out_features, results, strict=True))
+        return fuse_by_fpn(self, features, _add_upsampled)
 
 
-def _add_upsampled(fine: Tensor, coarse: Tensor) -> None:
+def _add_upsampled(fine: Tensor, coarse: Tensor) -> Tensor:
     """Add to `fine` (N, C, 2H, 2W), in place, `coarse` (N, C, H, W) with every cell four times."""
     count, channels, height, width = coarse.shape
     cells = fine.permute(0, 2, 3, 1).view(count, height, 2, width, 2, channels)
     cells += coarse.permute(0, 2, 3, 1)[:, :, None, :, None]
+    return fine

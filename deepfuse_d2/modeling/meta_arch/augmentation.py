@@ -9,6 +9,7 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...structures.best_class import best_class
 from .protocol import meta_arch_of
 
 __all__ = ["PanopticWithTTA", "build_augmented", "check_augmentation"]
@@ -84,7 +85,7 @@ class PanopticWithTTA(GeneralizedRCNNWithTTA):
         found["sem_seg"] = (total / len(views)).clamp(min=tiny).log()
         found["panoptic_seg"] = combine_semantic_and_instance_outputs(
             found["instances"],
-            found["sem_seg"].argmax(dim=0),
+            best_class(found["sem_seg"])[0].long(),
             model.combine_overlap_thresh,
             model.combine_stuff_area_thresh,
             model.combine_instances_score_thresh,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ...config.keys.deepfuse import fuse_settings
 from ...errors import ConfigError, config_errors
+from ...structures.best_class import best_class
 from ..registration import register
 from ..sem_seg.losses import SemSegLosses
 from ..temporal import FUSIONS, SERIES_ENCODERS, DeepFuseFusion, encode_pixels
@@ -391,5 +392,5 @@ class M3FusionSegmentor(nn.Module):
             logits = F.adaptive_avg_pool2d(logits, size)
         logits = enlarge(logits[None], torch.Size(size))[0]
         if self.output == "labels":
-            return logits.argmax(dim=0).to(torch.uint8 if len(logits) <= 256 else torch.int32)
+            return best_class(logits)[0]
         return logits

@@ -1,5 +1,7 @@
 """detectron2's own FPN (arXiv 1612.03144) as an entry of the neck registry."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from detectron2 import modeling
 from detectron2.config import CfgNode
@@ -11,7 +13,7 @@ from ..backbone.scripting import TracedNetwork
 from .build import NECK_REGISTRY
 from .top_block import build_top_block
 
-__all__ = ["FPN", "fuse_features"]
+__all__ = ["FPN", "fuse_by_fpn", "fuse_features"]
 
 
 class FPN(modeling.FPN):
@@ -37,29 +39,44 @@ class FPN(modeling.FPN):
 
     def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
-        coarser, results = None, []
-        names = self.in_features[::-1]
-        for name, lateral, output in zip(names, self.lateral_convs, self.output_convs, strict=True):
-            merged = lateral(features[name])
-            if coarser is not None:
-                merged = merged + F.interpolate(coarser, scale_factor=2.0, mode="nearest")
-                if self._fuse_type == "avg":
-                    merged = merged / 2
-            results.insert(0, output(merged))
-            coarser = merged
-        if self.top_block is not None:
-            wanted = self.top_block.in_feature
-            given = features.get(wanted)
-            if given is None:
-                given = results[self._out_features.index(wanted)]
-            results.extend(self.top_block(given))
-        return dict(zip(self._out_features, results, strict=True))
+        return fuse_by_fpn(self, features, _add_upsampled)
+
+
+def fuse_by_fpn(
+    neck: modeling.FPN, features: dict[str, Tensor], add: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """What detectron2's FPN makes of the features of its bottom-up network.
+
+    Args:
+        add: sum of a map (N, C, 2H, 2W) and a coarser one (N, C, H, W).
+    """
+    coarser, results = None, []
+    names = neck.in_features[::-1]
+    for name, lateral, output in zip(names, neck.lateral_convs, neck.output_convs, strict=True):
+        merged = lateral(features[name])
+        if coarser is not None:
+            merged = add(merged, coarser)
+            if neck._fuse_type == "avg":
+                merged = merged / 2
+        results.insert(0, output(merged))
+        coarser = merged
+    if neck.top_block is not None:
+        wanted = neck.top_block.in_feature
+        given = features.get(wanted)
+        if given is None:
+            given = results[neck._out_features.index(wanted)]
+        results.extend(neck.top_block(given))
+    return dict(zip(neck._out_features, results, strict=True))
+
+
+def _add_upsampled(fine: Tensor, coarse: Tensor) -> Tensor:
+    return fine + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
 
 
 def fuse_features(neck: Backbone, features: dict[str, Tensor]) -> dict[str, Tensor]:
     """What `neck`, ours or detectron2's FPN, makes of `features`; see :meth:`Pyramid.fuse`."""
     if not hasattr(neck, "fuse") and isinstance(neck, modeling.FPN):
-        return FPN.fuse(neck, features)
+        return fuse_by_fpn(neck, features, _add_upsampled)
     return neck.fuse(features)
 
 
