@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -318,6 +319,56 @@ def test_a_group_is_joined_by_the_environment(monkeypatch):
     comm._LOCAL_PROCESS_GROUP = None
     assert seen == [(1, 1)]
     assert not torch.distributed.is_initialized()
+
+
+GROUP_OF_ONE = """
+import argparse, os, sys, torch
+from detectron2.utils import comm
+from deepfuse_d2.engine import launch
+from deepfuse_d2.engine.distributed.all_reduce import all_reduce_any
+from torch.nn.parallel import DistributedDataParallel
+
+def main(args):
+    model = DistributedDataParallel(torch.nn.Linear(2, 2))
+    model(torch.ones(1, 2)).sum().backward()
+    circle = [model]
+    circle.append(circle)  # as a trainer and its hooks hold each other
+    comm._get_global_gloo_group()
+    comm.get_world_size = lambda: 2  # of one, nobody is asked
+    all_reduce_any(True)
+    print("during", threads())
+    if args.end is not None:
+        sys.exit(args.end)
+
+def threads():
+    tasks = os.listdir("/proc/self/task")
+    return sum("gloo" in open(f"/proc/self/task/{task}/comm").read() for task in tasks)
+
+try:
+    launch(main, argparse.Namespace(dist_url="env://", end=eval(sys.argv[1])))
+finally:
+    print("after", threads())
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are listed by Linux")
+@pytest.mark.parametrize("end", [None, 3])
+def test_no_thread_of_a_group_outlives_the_training(end):
+    """One that does, and is late, aborts the interpreter as it ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", GROUP_OF_ONE, repr(end)],
+        env={**os.environ, **group, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == (end or 0), done.stderr
+    during, after = done.stdout.splitlines()[-2:]
+    assert during.startswith("during")
+    assert int(during.split()[1]) > 0
+    assert after == "after 0"
 
 
 def test_a_sigterm_reaches_all_processes_and_their_exit_code_comes_back(two):

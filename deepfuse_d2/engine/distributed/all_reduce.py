@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-__all__ = ["all_reduce_any"]
+__all__ = ["all_reduce_any", "forget_group"]
 
 # The group of processes and one for the CPU that has the same members; made at the first question.
 _group: tuple[object, object] | None = None
@@ -22,3 +22,9 @@ def all_reduce_any(flag: bool) -> bool:
     found = torch.tensor(int(flag))
     dist.all_reduce(found, op=dist.ReduceOp.MAX, group=_group[1])
     return bool(found)
+
+
+def forget_group() -> None:
+    """Hold no group of processes any longer; the next question takes the one of then."""
+    global _group
+    _group = None

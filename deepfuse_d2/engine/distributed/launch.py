@@ -2,10 +2,12 @@
 
 import argparse
 import functools
+import gc
 import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,6 +18,7 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
 from ...errors import ConfigError
+from .all_reduce import forget_group
 
 __all__ = ["launch"]
 
@@ -91,8 +94,32 @@ def _local_size_by_slurm() -> int:
 
 def _in_group(main: Callable, args: argparse.Namespace) -> None:
     """Call main, and leave the group after it; after a failure the end of the process does that."""
-    main(args)
+    exit_code = None
+    try:
+        main(args)
+    except SystemExit as error:  # in good order too: of a preemption, say
+        # its frames would keep the model, and that the group
+        traceback.clear_frames(error.__traceback__)
+        exit_code = error.with_traceback(None)
+    _leave_group()
+    if exit_code is not None:
+        raise exit_code
+
+
+def _leave_group() -> None:
+    """Destroy the group of processes and let go of it, so that its threads end now.
+
+    A group that is still held is not closed by torch. The threads of gloo then live until the
+    interpreter ends; one that is late to drop a tensor of the last message waits for python's lock
+    there, is ended by python, and that aborts the process (SIGABRT, "terminate called without an
+    active exception") after all of its work was done.
+    """
     dist.destroy_process_group()
+    forget_group()
+    comm._LOCAL_PROCESS_GROUP = None
+    comm.create_local_process_group.cache_clear()
+    comm._get_global_gloo_group.cache_clear()
+    gc.collect()  # trainer, hooks and DistributedDataParallel hold each other
 
 
 def _check(args: argparse.Namespace) -> None:
