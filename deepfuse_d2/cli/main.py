@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -27,6 +28,8 @@ COMMANDS = {
     "Networks and weights": ("recipes", "analyze", "count-parameters", "convert"),
     "Set up": ("install-detectron2", "completion"),
 }
+# What the system answers to one who may not read or write a file.
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +77,15 @@ def run(args: argparse.Namespace) -> int:
         return args.run(args) or 0
     except UserError as error:
         print(f"{args.prog}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None or error.errno not in _NOT_ALLOWED:
+            raise
+        print(
+            f"{args.prog}: {error.filename}: {error.strerror}. It is read-only, or of another "
+            "user; name a folder of your own, or ask its owner.",
+            file=sys.stderr,
+        )
         return 2
 
 

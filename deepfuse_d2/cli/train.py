@@ -11,7 +11,6 @@ fast, and docs/scaling.md how on several machines.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -35,12 +34,11 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="of this machine")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="counted from 0")
-    # As detectron2 does it: two users of a machine do not meet at one port.
-    user = os.getuid() if hasattr(os, "getuid") else 1
-    port = 2**15 + 2**14 + hash(user) % 2**14
+    # A free port: neither another user nor another training of the same one is met at it.
     parser.add_argument(
-        "--dist-url", default=f"tcp://127.0.0.1:{port}", metavar="URL",
-        help="where the processes meet: auto, env://, or tcp://HOST:PORT (default: %(default)s)",
+        "--dist-url", default="auto", metavar="URL",
+        help="where the processes meet: auto (a free port of this machine), env://, or "
+        "tcp://HOST:PORT (default: %(default)s)",
     )  # fmt: skip
 
 

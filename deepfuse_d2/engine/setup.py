@@ -12,7 +12,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config.checking import check_config
 from ..config.loading import load_config
-from ..errors import WeightsError
+from ..errors import ConfigError, WeightsError
 from ..version import __version__
 
 __all__ = ["setup"]
@@ -31,12 +31,21 @@ def setup(args: argparse.Namespace) -> CfgNode:
             f"take the last checkpoint of OUTPUT_DIR ({cfg.OUTPUT_DIR})."
         )
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="deepfuse_d2", abbrev_name="df2")
-    if comm.is_main_process():
-        Path(cfg.OUTPUT_DIR, "environment.txt").write_text(
-            f"deepfuse_d2 {__version__}\ngit {git_state()}\n{collect_env_info()}\n"
-        )
+    try:
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="deepfuse_d2", abbrev_name="df2")
+        if comm.is_main_process():
+            Path(cfg.OUTPUT_DIR, "environment.txt").write_text(
+                f"deepfuse_d2 {__version__}\ngit {git_state()}\n{collect_env_info()}\n"
+            )
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise ConfigError(
+            f"OUTPUT_DIR = {cfg.OUTPUT_DIR} cannot be written to: {error.filename}: "
+            f"{error.strerror}. It is read-only, or of another user; choose a folder of your own "
+            "with OUTPUT_DIR FOLDER at the end of the command."
+        ) from error
     return cfg
 
 
