@@ -2,9 +2,12 @@
 
 A file is read as one flat set of names: wrappers (``state_dict``, ``model_ema``, ``teacher``) and
 prefixes (``module.``, ``encoder_q.``, ``net.``) are alike what names begin with. A network is
-recognised by its tensors under any such beginning, so no list of wrappers is needed.
+recognised by its tensors under any such beginning, so no list of wrappers is needed. Wrappers of
+parts of a network (torch.compile, FSDP, activation checkpointing) stand amid its names and are left
+out.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +27,8 @@ __all__ = ["Weights", "read_weights", "split_entry"]
 
 # torch's own wrappers of a model; whatever lies inside is the model.
 _TORCH_PREFIXES = ("module.", "_orig_mod.")
+# What wrappers of a part insert: ``layer1._orig_mod.0.``, ``layer1.0._fsdp_wrapped_module.``.
+_INSERTED = re.compile(r"(?:^|(?<=\.))_\w*mod(?:ule)?\.")
 # Beginnings that fewer of the tensors share are no network of the file.
 _SMALLEST_PART = 0.05
 _ENTRY = "?entry="
@@ -99,7 +104,8 @@ def read_weights(path: str | Path) -> Weights:
         tensors = _below(tensors, f"{entry}.")
     if not tensors:
         where = f"{file} holds no tensors " + (f"below {entry}" if entry else "by name")
-        raise WeightsError(f"{where}; its keys are {', '.join(map(str, loaded))[:200]}.")
+        keys = ", ".join(map(str, loaded))[:200]
+        raise WeightsError(f"{where}; " + (f"its keys are {keys}." if keys else "it is empty."))
 
     start = f"{entry}." if entry else ""
     # the mapping with the most tensors, of equals the first
@@ -135,7 +141,16 @@ def read_weights(path: str | Path) -> Weights:
 
 def _plain(tensors: dict[str, Tensor], beginning: str) -> Weights:
     inside = _below(tensors, beginning)
-    return Weights(inside, entry=beginning.removesuffix("."), names=frozenset(inside))
+    return Weights(
+        _without_inserted(inside), entry=beginning.removesuffix("."), names=frozenset(inside)
+    )
+
+
+def _without_inserted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what wrappers of parts insert; one around all of them is a beginning."""
+    short = {_INSERTED.sub("", name): tensor for name, tensor in tensors.items()}
+    is_beginning = all(_INSERTED.match(name) for name in tensors)
+    return tensors if is_beginning or len(short) < len(tensors) else short
 
 
 def _recognised(plain: Weights) -> Weights | None:
@@ -200,7 +215,14 @@ def _is_numeric(value: Any) -> bool:
 
 def _tensor(value: Any, name: str, path: str | Path) -> Tensor:
     if isinstance(value, Tensor):
-        return value
+        if value.is_meta:
+            raise WeightsError(
+                f"{path}: {name} has a shape but no values (device meta); save the network after "
+                "its weights were made or loaded."
+            )
+        if value.is_quantized:
+            return value.dequantize()
+        return value if value.layout is torch.strided else value.to_dense()
     array = np.asarray(value)
     # torch knows the byte order of the machine only
     array = array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -5,6 +5,7 @@ A pickle can run any code when it is loaded, and ``.pth`` files hold pickles. Th
 ``.pkl`` files by array_pickle.py. ``.safetensors`` files hold no code by their format.
 """
 
+import codecs
 import json
 import pickle
 import re
@@ -24,6 +25,8 @@ __all__ = ["METADATA_KEY", "load_file", "load_torch"]
 # Where files that we write keep what their weights expect, see writing.py.
 METADATA_KEY = "deepfuse_d2"
 
+# How packed files begin.
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _TORCH_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -73,6 +76,24 @@ def _check_kind(path: Path) -> None:
         )
     if not start:
         raise _damaged(path, EOFError("it is empty"))
+    packed = next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), None)
+    if packed:
+        raise WeightsError(f"{path} is packed with {packed}; unpack it, and give what was in it.")
+    if path.suffix != ".pkl" and _is_text(start):  # a pickle may be text
+        line = start.decode("utf-8", "ignore").strip().splitlines()[0][:80]
+        raise DamagedWeightsError(
+            f'{path} is text, not weights; it begins with "{line}". If that is the answer to a '
+            "download, it says what went wrong there."
+        )
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        # the last character may be cut
+        text = codecs.getincrementaldecoder("utf-8")().decode(start).strip()
+    except UnicodeDecodeError:
+        return False
+    return len(text) > 1 and all(x.isprintable() or x.isspace() for x in text)
 
 
 def load_torch(path: str | Path) -> Any:
@@ -83,6 +104,11 @@ def load_torch(path: str | Path) -> Any:
             f"{path} is a TorchScript program, not a file of weights, and was not loaded, "
             "because it holds code. If you trust the file, save its weights: "
             f'torch.save(torch.jit.load("{path}").state_dict(), "NEW.pth").'
+        )
+    if _is_other_archive(path):
+        raise WeightsError(
+            f"{path} is a zip archive, but not one that torch wrote; unpack it, and give the file "
+            "of weights in it."
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -103,6 +129,15 @@ def load_torch(path: str | Path) -> Any:
         ) from error
     except (EOFError, RuntimeError, OSError, ValueError, KeyError) as error:
         raise _damaged(path, error) from error
+
+
+def _is_other_archive(path: Path) -> bool:
+    """Whether it is a zip archive that torch did not write."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not any(Path(name).name == "data.pkl" for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _is_torchscript(path: Path) -> bool:

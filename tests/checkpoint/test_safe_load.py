@@ -1,10 +1,12 @@
 """No weights file runs code: what is refused, and what it is told."""
 
+import gzip
 import io
 import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -228,12 +230,25 @@ def test_a_file_cut_short_is_named_as_damaged(tmp_path, kind, kept):
             "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 102502400\n",
             r"x\.pth is a pointer of Git LFS \(74 bytes\), .*`git lfs pull`",
         ),
+        ('{"message": "Not Found"}', 'is text, not weights; it begins with "{"message": "Not F'),
+        ("Zu viele Anfragen für heute.\n" * 99, "is text, not weights; .*what went wrong there"),
     ],
 )
 def test_what_is_stored_in_place_of_weights_is_called_what_it_is(tmp_path, content, message):
     (tmp_path / "x.pth").write_text(content)
     with pytest.raises(DamagedWeightsError, match=message):
         load_file(tmp_path / "x.pth")
+
+
+def test_packed_files_are_to_be_unpacked(tmp_path):
+    torch.save({"a": torch.ones(9)}, tmp_path / "plain.pth")
+    (tmp_path / "x.pth").write_bytes(gzip.compress((tmp_path / "plain.pth").read_bytes()))
+    with pytest.raises(WeightsError, match=r"x\.pth is packed with gzip; unpack it"):
+        load_file(tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "y.pth", "w") as archive:
+        archive.write(tmp_path / "plain.pth", "plain.pth")
+    with pytest.raises(WeightsError, match="is a zip archive, but not one that torch wrote"):
+        load_file(tmp_path / "y.pth")
 
 
 def test_a_lone_tensor_is_no_weights_file(tmp_path):

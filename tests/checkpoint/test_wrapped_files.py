@@ -108,6 +108,46 @@ def test_a_checkpoint_of_a_detector_on_timm_is_not_taken_for_its_backbone_alone(
     assert all(torch.equal(value, theirs[name]) for name, value in second.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "depth", "around"),
+    [
+        ("_orig_mod", 1, ""),  # model.layer1.compile() of torch.compile(model.layer1)
+        ("_checkpoint_wrapped_module", 2, ""),
+        ("_fsdp_wrapped_module", 2, "_fsdp_wrapped_module."),
+        ("_orig_mod", 2, "student.net."),
+    ],
+)
+def test_wrappers_of_parts_stand_amid_the_names(tmp_path, state, wrapper, depth, around):
+    def wrapped(name):
+        parts = name.split(".")
+        if name.startswith("layer"):
+            parts.insert(depth, wrapper)
+        return around + ".".join(parts)
+
+    network = Bottom(*RESNET)
+    content = {wrapped(name): value for name, value in state.items()}
+    assert load(content, network, tmp_path) == "loaded"
+    assert is_in(state, network, is_timm=False)
+
+
+@pytest.mark.parametrize("layout", ["sparse", "quantized"])
+def test_tensors_of_other_layouts_become_dense(tmp_path, state, layout):
+    weight = state["layer1.0.conv1.weight"]
+    changed = {
+        "sparse": weight.to_sparse,
+        "quantized": lambda: torch.quantize_per_tensor(weight, 1e-3, 0, torch.qint8),
+    }[layout]()
+    network = Bottom(*RESNET)
+    assert load({**state, "layer1.0.conv1.weight": changed}, network, tmp_path) == "loaded"
+    expected = weight if layout == "sparse" else changed.dequantize()
+    torch.testing.assert_close(network.backbone.state_dict()["res2.0.conv1.weight"], expected)
+
+
+def test_tensors_without_values_are_refused(tmp_path, state):
+    message = load({k: v.to("meta") for k, v in state.items()}, Bottom(*RESNET), tmp_path)
+    assert "has a shape but no values (device meta)" in message
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path, state):
     broken = {**state, "layer3.0.conv1.weight": state["layer3.0.conv1.weight"] / 0}
     said = load(broken, Bottom(*RESNET), tmp_path)
