@@ -263,6 +263,8 @@ def _content(path: Path) -> bytes:
         raise ImageError(f"{path} does not exist (folder: {os.getcwd()}).") from None
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a NUL in the name
+        raise ImageError(f"{str(path)!r} is no name of a file: {error}.") from error
 
 
 def _from_pillow(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:

@@ -255,6 +255,12 @@ class Predictor:
             getattr(transform, "new_w", None),
         ):
             return image  # Pillow would copy it
+        if min(getattr(transform, "new_h", 1), getattr(transform, "new_w", 1)) < 1:
+            height, width = image.shape[:2]
+            raise ImageError(
+                f"An image of {height} x {width} is so long that INPUT.MAX_SIZE_TEST = "
+                f"{self.cfg.INPUT.MAX_SIZE_TEST} leaves nothing of its shorter side; cut it."
+            )
         return transform.apply_image(image)
 
     def _run(self, batch: list["_Prepared"]) -> list[Any]:

@@ -77,6 +77,8 @@ def test_every_form_of_an_image_gives_one_prediction(predictor, expected, tmp_pa
         ({"picture": FRAME}, r"A mapping of \['picture'\] has no \"image\""),
         (np.zeros((4, 8, 8, 3), np.uint8), r"An array of shape \(4, 8, 8, 3\) is not an image"),
         (b"", r"is empty \(0 bytes\)"),
+        ("a\0b.png", r"'a\\x00b.png' is no name of a file"),
+        (np.zeros((1, 5000, 3), np.uint8), "An image of 1 x 5000 is so long that INPUT.MAX_SIZE"),
     ],
 )
 def test_what_is_no_image_is_named_raised_or_returned(predictor, model, cfg, source, message):
