@@ -1,5 +1,7 @@
 """Building blocks: tensors in, tensors out. They know torch, no config and no registry."""
 
+from .alignment import ALIGNMENTS, FlowAlignment
+from .carafe import Carafe
 from .checkpointing import check_checkpoint_stages, run_stage
 from .conv import same_size_conv
 from .deepen import Deepen
@@ -13,15 +15,18 @@ from .resample import DOWNSAMPLES, UPSAMPLES, resample
 from .units import UNITS
 
 __all__ = [
+    "ALIGNMENTS",
     "DOWNSAMPLES",
     "MERGES",
     "UNITS",
     "UPSAMPLES",
     "BoundaryRefinement",
+    "Carafe",
     "ChainedResidualPooling",
     "DeepFuse",
     "Deepen",
     "DenselyAdjacentPrediction",
+    "FlowAlignment",
     "FuseSettings",
     "GlobalConvolution",
     "MultiResolutionFusion",

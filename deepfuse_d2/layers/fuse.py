@@ -6,6 +6,8 @@ formulas. The definition here is therefore ours. For a target x_t and sources {x
 
     z_s = resample(align_s(x_s), to the size of x_t)      align: 1x1 convolution (+ norm)
                                                           resample: see resample.py
+                                                          and warped by a flow, if so chosen: see
+                                                          alignment.py
     m   = merge(align_t(x_t), {z_s})                      see merge.py
     y   = skip + scale * deepen(m)                        see deepen.py, units.py
 
@@ -27,6 +29,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from ..config.keys.deepfuse import FuseSettings
+from .alignment import ALIGNMENTS
 from .conv import same_size_conv
 from .deepen import Deepen
 from .merge import MERGES
@@ -78,6 +81,7 @@ class DeepFuse(nn.Module):
         _check_name("merge", settings.merge, MERGES)
         _check_name("upsample", settings.upsample, UPSAMPLES)
         _check_name("downsample", settings.downsample, DOWNSAMPLES)
+        _check_name("alignment", settings.alignment, ALIGNMENTS)
         _check_name("skip", skip, ("merged", "target"))
         _check_shapes(in_channels, out_channels, width, strides, align, skip)
         # Simple fusion has no deep branch: without parameters, it loads any FPN's weights.
@@ -103,9 +107,14 @@ class DeepFuse(nn.Module):
                 upsample=settings.upsample,
                 downsample=settings.downsample,
                 norm=align_norm,
+                start_plain=settings.zero_init,
             )
             for stride in strides[1:]
         )
+        alignment = ALIGNMENTS[settings.alignment]
+        self.warp: nn.ModuleList | None = None
+        if alignment is not None:
+            self.warp = nn.ModuleList(alignment(width, settings.zero_init) for _ in strides[1:])
         self.merge = MERGES[settings.merge](width, len(in_channels), settings.zero_init)
         self.deepen = Deepen(width, unit=settings.unit, depth=settings.depth, norm=settings.norm)
         self.project: nn.Module = nn.Identity()
@@ -135,6 +144,9 @@ class DeepFuse(nn.Module):
         maps = [align(target if i == 0 else sources[i - 1]) for i, align in enumerate(self.align)]
         for i, bring in enumerate(self.resample):
             maps[i + 1] = bring(maps[i + 1], size)
+        if self.warp is not None:
+            for i, warp in enumerate(self.warp):
+                maps[i + 1] = warp(maps[0], maps[i + 1])
         merged = self.merge(maps)
         if self.scale is None:
             return merged

@@ -12,7 +12,15 @@ import torch
 from detectron2.layers import Conv2d
 from torch import nn
 
-__all__ = ["MERGES", "ConcatMerge", "GatedMerge", "SumMerge", "WeightedSumMerge"]
+__all__ = [
+    "MERGES",
+    "AttentionMerge",
+    "ChannelGatedMerge",
+    "ConcatMerge",
+    "GatedMerge",
+    "SumMerge",
+    "WeightedSumMerge",
+]
 
 
 class SumMerge(nn.Module):
@@ -73,6 +81,77 @@ class GatedMerge(nn.Module):
         return merged
 
 
+class ChannelGatedMerge(nn.Module):
+    """``x_0 + sum_i g_i * e_i * x_i``: :class:`GatedMerge`, whose gates also weigh channels.
+
+    ``e_i = 2 sigmoid(W2 relu(W1 [mean(x_0), mean(x_i)]))``, one factor a channel, from the means of
+    target and source over all positions: squeeze and excitation (arXiv 1709.01507, equation 3) of
+    both. All factors are 1 at the start.
+    """
+
+    # of the hidden layer: C / 16 as in the paper, and not too few
+    reduction = 16
+    least = 4
+
+    def __init__(self, channels: int, num_inputs: int, start_as_sum: bool = True):
+        super().__init__()
+        self.positions = GatedMerge(channels, num_inputs, start_as_sum)
+        hidden = max(channels // self.reduction, self.least)
+        self.excitations = nn.ModuleList(
+            nn.Sequential(
+                Conv2d(2 * channels, hidden, kernel_size=1),
+                nn.ReLU(),
+                Conv2d(hidden, channels, kernel_size=1),
+            )
+            for _ in range(num_inputs - 1)
+        )
+        for excite in self.excitations:
+            nn.init.zeros_(excite[2].weight)
+            nn.init.zeros_(excite[2].bias)
+
+    def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """List of (N, C, H, W) -> (N, C, H, W)."""
+        means = [x.mean(dim=(2, 3), keepdim=True) for x in xs]
+        weighed = [xs[0]]
+        for i, excite in enumerate(self.excitations):
+            factors = 2 * torch.sigmoid(excite(torch.cat([means[0], means[i + 1]], dim=1)))
+            weighed.append(factors * xs[i + 1])
+        return self.positions(weighed)
+
+
+class AttentionMerge(nn.Module):
+    """``sum_i w_i x_i``, with ``w = n * softmax(logits)`` over the inputs at each position.
+
+    Adaptively spatial feature fusion (ASFF, arXiv 1911.09516, equations 1 and 2): each map is
+    compressed to a few channels, and the logits of all maps are read off all of these. Scaled by
+    the number n of inputs, so that equal weights are the plain sum rather than the mean.
+    """
+
+    # channels that a map is compressed to, as in the authors' code
+    compressed = 16
+
+    def __init__(self, channels: int, num_inputs: int, start_as_sum: bool = True):
+        super().__init__()
+        self.compress = nn.ModuleList(
+            Conv2d(channels, self.compressed, kernel_size=1) for _ in range(num_inputs)
+        )
+        self.logits = Conv2d(num_inputs * self.compressed, num_inputs, kernel_size=1)
+        for conv in self.compress:
+            weight_init.c2_msra_fill(conv)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+
+    def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """List of (N, C, H, W) -> (N, C, H, W)."""
+        seen = [torch.relu(compress(xs[i])) for i, compress in enumerate(self.compress)]
+        logits = self.logits(torch.cat(seen, dim=1))
+        weights = (len(xs) * torch.softmax(logits, dim=1)).to(xs[0].dtype)
+        merged = weights[:, :1] * xs[0]
+        for i in range(1, len(xs)):
+            merged = merged + weights[:, i : i + 1] * xs[i]
+        return merged
+
+
 class ConcatMerge(nn.Module):
     """``conv1x1(concat(x_0, x_1, ...))``.
 
@@ -101,5 +180,7 @@ MERGES: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "sum": SumMerge,
     "weighted_sum": WeightedSumMerge,
     "gated": GatedMerge,
+    "channel_gated": ChannelGatedMerge,
+    "attention": AttentionMerge,
     "concat": ConcatMerge,
 }

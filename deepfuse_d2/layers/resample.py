@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import nn
 
+from .carafe import Carafe
 from .norm import get_norm
 
 __all__ = ["DOWNSAMPLES", "UPSAMPLES", "Resample", "StridedConvs", "bilinear", "resample"]
 
-# MODEL.DEEPFUSE.UPSAMPLE
-UPSAMPLES = ("nearest", "bilinear")
+# MODEL.DEEPFUSE.UPSAMPLE: torch's interpolations, and what learns
+UPSAMPLES = ("nearest", "bilinear", "carafe")
 
 
 def resample(x: torch.Tensor, size: tuple[int, int], mode: str = "nearest") -> torch.Tensor:
@@ -96,9 +97,11 @@ class Resample(nn.Module):
         channels: of the map.
         stride, target_stride: in pixels of the image. Where the source is finer, their ratio must
             be a power of two.
-        upsample: a name in `UPSAMPLES`; also closes a difference of a pixel after downsampling.
+        upsample: a name in `UPSAMPLES`; also closes a difference of a pixel after downsampling
+            ("carafe", which needs a source that is coarser by a whole factor, by the nearest).
         downsample: a name in `DOWNSAMPLES`.
         norm: of strided convolutions; "" for none.
+        start_plain: begin as the nearest neighbour where the upsampling learns.
     """
 
     def __init__(
@@ -110,11 +113,21 @@ class Resample(nn.Module):
         upsample: str = "nearest",
         downsample: str = "max_pool",
         norm: str = "",
+        start_plain: bool = True,
     ):
         super().__init__()
-        self.mode = upsample
+        self.mode = "nearest" if upsample == "carafe" else upsample
         self.coarser = stride > target_stride
         self.down: nn.Module = nn.Identity()
+        self.up: nn.Module | None = None
+        if self.coarser and upsample == "carafe":
+            if stride % target_stride:
+                raise ValueError(
+                    f"A source of stride {stride} cannot be enlarged to stride {target_stride} by "
+                    '"carafe", which takes whole factors; choose "nearest" or "bilinear" '
+                    "(MODEL.DEEPFUSE.UPSAMPLE)."
+                )
+            self.up = Carafe(channels, stride // target_stride, start_plain)
         if stride < target_stride:
             ratio = target_stride // stride
             if target_stride % stride or ratio & (ratio - 1):
@@ -126,6 +139,8 @@ class Resample(nn.Module):
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """(N, C, H_s, W_s) -> (N, C, *size)"""
+        if self.up is not None:
+            return self.up(x, size)
         if self.coarser:
             # without a look at the sizes: a trace of tiny, equal ones must serve larger maps too
             return _interpolate(x, size, self.mode)

@@ -6,7 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deepfuse_d2.layers import DOWNSAMPLES, MERGES, UNITS, UPSAMPLES, DeepFuse, FuseSettings
+from deepfuse_d2.layers import (
+    DOWNSAMPLES,
+    MERGES,
+    UNITS,
+    UPSAMPLES,
+    Carafe,
+    DeepFuse,
+    FlowAlignment,
+    FuseSettings,
+)
+from deepfuse_d2.layers.alignment import warp
 
 COMBINATIONS = list(itertools.product(MERGES, UNITS, (0, 1, 2)))
 
@@ -69,6 +79,25 @@ def merge_reference(name, merge, xs):
             logit = ((xs[0] + x) * gate.weight[0][None]).sum(1, keepdim=True) + gate.bias
             total = total + 2 / (1 + torch.exp(-logit)) * x
         return total
+    if name == "channel_gated":
+        weighed = [xs[0]]
+        for (first, _, second), x in zip(merge.excitations, xs[1:], strict=True):
+            means = torch.cat([xs[0].mean((2, 3)), x.mean((2, 3))], dim=1)
+            hidden = (means @ first.weight[:, :, 0, 0].T + first.bias).clamp(min=0)
+            logits = hidden @ second.weight[:, :, 0, 0].T + second.bias
+            weighed.append(2 / (1 + torch.exp(-logits))[:, :, None, None] * x)
+        return merge_reference("gated", merge.positions, weighed)
+    if name == "attention":
+        out = torch.zeros_like(xs[0])
+        for n, i, j in itertools.product(*map(range, (len(out), *out.shape[2:]))):
+            seen = [
+                (layer.weight[:, :, 0, 0] @ x[n, :, i, j] + layer.bias).clamp(min=0)
+                for layer, x in zip(merge.compress, xs, strict=True)
+            ]
+            logits = merge.logits.weight[:, :, 0, 0] @ torch.cat(seen) + merge.logits.bias
+            weights = logits.exp() / logits.exp().sum() * len(xs)
+            out[n, :, i, j] = sum(w * x[n, :, i, j] for w, x in zip(weights, xs, strict=True))
+        return out
     weight = merge.conv.weight[:, :, 0, 0]
     stacked = torch.cat(xs, dim=1)
     return torch.einsum("oc,nchw->nohw", weight, stacked) + merge.conv.bias[:, None, None]
@@ -98,6 +127,81 @@ def test_equals_its_formula_in_float64(merge, unit, depth, skip):
     expected = m if depth == 0 and skip == "merged" else start + fuse.scale * h
 
     torch.testing.assert_close(fuse(target, sources), expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "size"), [(2, (6, 8)), (2, (5, 7)), (2, (7, 9)), (4, (11, 14)), (3, (9, 12))]
+)
+@torch.no_grad()
+def test_carafe_is_its_formula_in_float64(ratio, size):
+    layer = randomize(Carafe(6, ratio, start_as_nearest=False, compressed=4)).double()
+    layer.scale.fill_(1.0)
+    x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    encoded = conv(layer.encode, conv(layer.compress, x))
+    k, (rows, columns) = 5, size
+    expected = torch.zeros(2, 6, rows, columns, dtype=torch.float64)
+    for n, i, j in itertools.product(range(2), range(rows), range(columns)):
+        # beyond the last whole cell, the last position goes on
+        i_in, j_in = min(i, 3 * ratio - 1), min(j, 4 * ratio - 1)
+        cell = (i_in // ratio, j_in // ratio)
+        place = i_in % ratio * ratio + j_in % ratio
+        logits = encoded[n, place :: ratio * ratio, cell[0], cell[1]]
+        weights = logits.exp() / logits.exp().sum()
+        for a, b in itertools.product(range(k), repeat=2):
+            row, column = cell[0] + a - k // 2, cell[1] + b - k // 2
+            if 0 <= row < 3 and 0 <= column < 4:
+                expected[n, :, i, j] += weights[a * k + b] * x[n, :, row, column]
+    torch.testing.assert_close(layer(x, size), expected, rtol=0, atol=1e-11)
+
+
+def test_carafe_has_the_published_parameters():
+    # 256 channels, doubled: 1x1 to 64, 3x3 to 4 * 25, less our scale
+    count = sum(p.numel() for n, p in Carafe(256, 2).named_parameters() if n != "scale")
+    assert count == 256 * 64 + 64 + 9 * 64 * 100 + 100
+
+
+@torch.no_grad()
+def test_a_flow_moves_the_source_by_its_formula_in_float64():
+    layer = randomize(FlowAlignment(4, start_as_given=False)).double()
+    layer.scale.fill_(1.0)
+    target, source = torch.randn(2, 2, 4, 6, 7, dtype=torch.float64)
+    flow = conv(layer.flow, torch.cat([conv(layer.target, target), conv(layer.source, source)], 1))
+    expected = torch.zeros_like(source)
+    for n, i, j in itertools.product(range(2), range(6), range(7)):
+        y = (i + flow[n, 1, i, j]).clamp(0, 5)
+        x = (j + flow[n, 0, i, j]).clamp(0, 6)
+        for row, column in itertools.product((int(y), int(y) + 1), (int(x), int(x) + 1)):
+            share = max(1 - abs(y - row), 0) * max(1 - abs(x - column), 0)
+            if share:
+                expected[n, :, i, j] += share * source[n, :, row, column]
+    torch.testing.assert_close(layer(target, source), expected, rtol=0, atol=1e-11)
+
+
+def test_a_constant_flow_shifts_a_map():
+    x = torch.arange(12.0).view(1, 1, 3, 4)
+    flow = torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, 2, 3, 4)
+    expected = torch.tensor([[1, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11]]).float()
+    torch.testing.assert_close(warp(x, flow)[0, 0], expected)
+
+
+LEARNED = {"carafe": {"upsample": "carafe"}, "flow": {"alignment": "flow"},
+           "both": {"upsample": "carafe", "alignment": "flow"}}  # fmt: skip
+
+
+@pytest.mark.parametrize("choices", LEARNED.values(), ids=LEARNED)
+@pytest.mark.parametrize(("size", "coarse"), [((8, 8), (4, 4)), ((9, 13), (5, 7))])
+def test_learned_resampling_starts_as_the_nearest_bit_for_bit_and_learns(choices, size, coarse):
+    fuse = DeepFuse([16, 16], 16, strides=[4, 8], depth=0, merge="sum", **choices)
+    target, source = torch.randn(2, 16, *size), torch.randn(2, 16, *coarse)
+    assert torch.equal(fuse(target, [source]), target + nearest(source, size))
+    optimizer = torch.optim.SGD(fuse.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        fuse(target, [source]).square().mean().backward()
+        optimizer.step()
+    for name, parameter in fuse.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
 
 
 @pytest.mark.parametrize("depth", [0, 1])
@@ -258,6 +362,27 @@ def test_torch_export_gives_the_same_map(choices):
     torch.testing.assert_close(exported(target, sources), fuse(target, sources))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("choices", LEARNED.values(), ids=LEARNED)
+def test_learned_resampling_is_exported_for_other_sizes_and_keeps_the_type_of_the_maps(choices):
+    fuse = randomize(DeepFuse(**FINER_AND_COARSER, align=True, depth=0, skip="target", **choices))
+    rows, columns = (torch.export.Dim(name, min=4, max=64) for name in ("rows", "columns"))
+    ours = {2: 2 * rows, 3: 2 * columns}
+    fine, coarse = {2: 4 * rows, 3: 4 * columns}, {2: rows, 3: columns}
+    given = [torch.randn(1, 16, side, side) for side in (16, 32, 8)]
+    exported = torch.export.export(
+        fuse, (given[0], given[1:]), dynamic_shapes=(ours, [fine, coarse])
+    ).module()
+    target, *sources = (torch.randn(1, 16, side, side + side // 2) for side in (12, 24, 6))
+    expected = fuse(target, sources)
+    torch.testing.assert_close(exported(target, sources), expected)
+    torch.testing.assert_close(torch.jit.script(fuse)(target, sources), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = fuse(target.bfloat16(), [x.bfloat16() for x in sources])
+    assert low.dtype == torch.bfloat16
+    assert low.isfinite().all()
+
+
 def test_autocast_keeps_the_type_of_the_maps():
     fuse = DeepFuse([16, 16], 16, merge="weighted_sum", unit="bottleneck", zero_init=False)
     x = torch.randn(1, 16, 8, 8).bfloat16()
@@ -304,6 +429,8 @@ def test_a_number_of_sources_other_than_declared_is_an_error():
     ("arguments", "message"),
     [
         ({"merge": "mean"}, r'merge "mean" is unknown; choose one of \[.sum.'),
+        ({"alignment": "warp"}, r"alignment \"warp\" is unknown; choose one of \['', 'flow'"),
+        ({"strides": [2, 3], "upsample": "carafe"}, r'stride 3 cannot be enlarged.*"carafe"'),
         ({"unit": "wide"}, r'unit "wide" is unknown; choose one of \[.residual.'),
         ({"depth": -1}, "depth is -1; it must be 0 or more"),
         ({"drop_path": 1.0}, r"drop_path is 1.0; it must be in \[0, 1\)"),

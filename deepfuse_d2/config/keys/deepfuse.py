@@ -22,7 +22,8 @@ class FuseSettings:
     """
 
     # How maps are merged: "sum", "weighted_sum" (a learned weight an input), "gated" (a learned
-    # weight a position), "concat" (with a 1x1 convolution).
+    # weight a position), "channel_gated" (and one a channel), "attention" (a softmax over the
+    # inputs at each position), "concat" (with a 1x1 convolution).
     merge: str = "gated"
     # What "deep" consists of: "residual" (two 3x3), "bottleneck" (1x1, 3x3, 1x1), "dense" (3x3s
     # that see all earlier maps), "separable" (7x7 depthwise, 1x1s), "multi_scale" (the chain of
@@ -37,10 +38,14 @@ class FuseSettings:
     # none. For backbones; necks and heads have laterals with a norm of their own, such as
     # MODEL.NECK.NORM, which holds here too.
     align_norm: str = ""
-    # How coarser maps are enlarged: "nearest" (as in FPN), "bilinear".
+    # How coarser maps are enlarged: "nearest" (as in FPN), "bilinear", "carafe" (by weights that a
+    # convolution reads off the map).
     upsample: str = "nearest"
     # How finer maps are reduced: "max_pool", "avg_pool", "conv" (3x3 of stride 2 for each halving).
     downsample: str = "max_pool"
+    # What moves a source to where it belongs before it is merged: "" (nothing), "flow" (a flow that
+    # is learned from target and source).
+    alignment: str = ""
     # Probability, in [0, 1), to drop the deep branch of a sample in training (stochastic depth).
     drop_path: float = 0.0
     # Start as simple fusion, so that weights of an FPN or of a backbone keep their function.
