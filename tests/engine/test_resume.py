@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from tiny_training import (
     NAME,
+    FaultAt,
     TinyEvaluator,
     TinyTrainer,
     in_another_process,
@@ -24,7 +25,7 @@ from tiny_training import (
 )
 
 from deepfuse_d2.config.flatten import flatten
-from deepfuse_d2.engine.distributed.preemption import Preempted
+from deepfuse_d2.engine.distributed.preemption import Preempted, PreemptionHandler
 from deepfuse_d2.engine.resume.changes import changes
 from deepfuse_d2.engine.resume.metric_history import last_written, trim_metrics
 from deepfuse_d2.engine.resume.model_state import ForwardState
@@ -434,3 +435,80 @@ def test_statistics_and_averages_of_forward_passes_are_put_back():
     assert other[1].loss_normalizer == 3.0
     assert torch.equal(other[0].running_mean, kept["buffers"]["0.running_mean"])
     assert not torch.equal(other[0].running_mean, torch.zeros(2))
+
+
+class NeverEnds(torch.autograd.Function):
+    """Its backward pass sends a signal, and then takes until the signal is obeyed."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.6)  # some of C's time; the gradients of earlier layers follow
+        return gradient
+
+
+def _slow_forward(x):
+    """A forward pass of minutes, in which the signal comes."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(6000):
+        time.sleep(0.05)
+    raise AssertionError("still here")
+
+
+@pytest.mark.parametrize("part", ["forward", "backward"])
+def test_a_step_that_does_not_end_is_given_up_and_nothing_before_it_is_lost(
+    whole, tmp_path, part, monkeypatch
+):
+    monkeypatch.setattr(PreemptionHandler, "patience", 0.3)
+    fault = _slow_forward
+    if part == "backward":
+        # behind the layer that is first in the backward pass, before those that follow
+        def fault(x):
+            return x
+
+        head = torch.nn.Linear.forward
+        monkeypatch.setattr(
+            torch.nn.Linear, "forward",
+            lambda self, x: head(self, NeverEnds.apply(x) if slow[0] and self.training else x),
+        )  # fmt: skip
+    slow = [False]
+
+    class Slow(FaultAt):
+        def before_step(self):
+            super().before_step()
+            slow[0] = self.trainer.iter == 11
+
+    cfg = tiny_config(tmp_path, "SOLVER.CHECKPOINT_PERIOD", 100)
+    start = time.monotonic()
+    with pytest.raises(Preempted):
+        train(cfg, hooks=[Slow([11], fault)])
+    assert time.monotonic() - start < 20
+    assert (tmp_path / "last_checkpoint").read_text() == "model_latest.pth"
+    assert torch.load(tmp_path / "model_latest.pth", weights_only=True)["iteration"] == 10
+    slow[0] = False
+    train(cfg, resume=True)
+    assert_equal_trainings(tmp_path, whole)
+
+
+def test_an_update_that_has_begun_is_finished_when_a_signal_comes(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(PreemptionHandler, "patience", 0.1)
+
+    class SlowUpdate(HookBase):
+        def before_train(self):
+            self.trainer.optimizer.register_step_post_hook(self.wait)
+
+        def wait(self, *_):
+            if self.trainer.iter == 11:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.3)
+
+    cfg = tiny_config(tmp_path, "SOLVER.CHECKPOINT_PERIOD", 100)
+    with pytest.raises(Preempted):
+        train(cfg, hooks=[SlowUpdate()])
+    assert torch.load(tmp_path / "model_latest.pth", weights_only=True)["iteration"] == 11
+    train(cfg, resume=True)
+    assert_equal_trainings(tmp_path, whole)

@@ -9,6 +9,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
 from torch import nn
 
+from ..distributed.preemption import PreemptionHandler
 from ..resume.checkpoints import LATEST, Checkpoints
 
 __all__ = ["FirstSteps", "frozen_though_random"]
@@ -17,8 +18,9 @@ logger = logging.getLogger(__name__)
 
 # Steps after which the time of the whole is told.
 _TOLD_AFTER = 6
-# Seconds of a step from which on a signal to stop waits long for its end.
+# Seconds of a step from which on it is worth a word; the first one chooses kernels besides.
 _LONG = 20.0
+_LONG_FIRST = 60.0
 # Seconds after which the first checkpoint is written, whatever SOLVER.CHECKPOINT_PERIOD is.
 _FIRST_CHECKPOINT = 120.0
 
@@ -64,7 +66,7 @@ class FirstSteps(HookBase):
         self._start = self._last = time.monotonic()
         self._done = 0
         self._steps: list[float] = []
-        self._is_kept = False
+        self._is_kept = self._said_long = False
         if self.warning and comm.is_main_process():
             logger.warning(self.warning)
 
@@ -88,12 +90,16 @@ class FirstSteps(HookBase):
         if self._done == 1:
             losses = self.trainer.storage.latest().get("total_loss", (float("nan"), 0))
             logger.info("First iteration: %.1f s, loss %.4g.", self._steps[0], losses[0])
-        if self._done == 2 and self._steps[1] > _LONG:
+        if not self._said_long and self._steps[-1] > (_LONG if self._done > 1 else _LONG_FIRST):
+            self._said_long = True
+            several = comm.get_world_size() > 1
             logger.warning(
-                "A step takes %.0f s; a signal to stop (SIGTERM) is obeyed at its end. Smaller "
-                "images (INPUT.MIN_SIZE_TRAIN) or batches (SOLVER.IMS_PER_BATCH) make it shorter.",
-                self._steps[1],
-            )
+                "A step takes %.0f s. A signal to stop (SIGTERM) %s. Smaller images "
+                "(INPUT.MIN_SIZE_TRAIN) or batches (SOLVER.IMS_PER_BATCH) make it shorter.",
+                self._steps[-1],
+                "is obeyed at its end" if several
+                else f"gives it up after {PreemptionHandler.patience:g} s and keeps those before",
+            )  # fmt: skip
         left = self.trainer.max_iter - self.trainer.iter - 1
         if self._done == _TOLD_AFTER and left > 0:
             # the first ones choose kernels and fill queues

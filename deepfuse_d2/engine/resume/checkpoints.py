@@ -175,6 +175,8 @@ class Resume(HookBase):
 
     def before_train(self) -> None:
         self.trainer.guard  # noqa: B018  (from here on it watches; its keys are checked)
+        self.preemption.look_in(self.checkpoints.checkpointer.model.parameters())
+        self.trainer.optimizer.register_step_pre_hook(lambda *_: self.preemption.finish())
         self.preemption.listen()
         self.trainer.continue_from_checkpoint()
         if self.trainer.start_iter >= self.trainer.max_iter:

@@ -25,10 +25,11 @@ from ...data.loader.train_loader import TrainLoader
 from ...errors import ConfigError, TrainingError
 from ...randomness import get_random_state, set_random_state
 from ..anomaly.detection import AnomalyDetector
+from ..distributed.preemption import Preempted, PreemptionHandler
 from ..hooks.early_stopping import TrainingStopped
 from ..watching import watching
 from .changes import changes, report
-from .checkpoints import LATEST, Checkpoints
+from .checkpoints import LATEST, Checkpoints, Resume
 from .metric_history import (
     forget_smoothed,
     history_state,
@@ -63,12 +64,22 @@ class ResumableTrainer(DefaultTrainer):
             )  # fmt: skip
 
     def run_step(self) -> None:
+        preemption = self._preemption
+        giving_up = contextlib.nullcontext() if preemption is None else preemption.step()
         try:
-            with self.guard.step(self.iter):
+            with giving_up, self.guard.step(self.iter):
                 super().run_step()
+        except Preempted:
+            self._keep_last_step()
+            preemption.leave()
         except (Exception, KeyboardInterrupt):
             self._keep_last_step()
             raise
+
+    @property
+    def _preemption(self) -> PreemptionHandler | None:
+        hooks = (hook for hook in self._hooks if isinstance(hook, Resume))
+        return next((hook.preemption for hook in hooks), None)
 
     def after_step(self) -> None:
         for number, hook in enumerate(self._hooks):
