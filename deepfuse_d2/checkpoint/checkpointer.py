@@ -13,6 +13,7 @@ from .expectations import found_in_model
 from .loading import load_into
 from .matching import match
 from .model_folder import is_model_folder, open_folder
+from .named_weights import fetch_named, is_named
 from .reading import read_weights
 from .report import check_complete
 from .resuming import how_to_resume, last_checkpoint
@@ -81,7 +82,9 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
             write_weights(path, data["model"], "", expects)
 
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
-        """Load `path` (a file, a URL or a model folder) into the model; "" loads nothing.
+        """Load `path` into the model: a file, a URL, a name (named_weights.py) or a model folder.
+
+        "" loads nothing.
 
         Returns:
             what else the file holds, e.g. the iteration.
@@ -92,6 +95,14 @@ class DeepFuseCheckpointer(DetectionCheckpointer):
                 return self.load(folder.weights_file, *args, **kwargs)
             except WeightsError as error:
                 raise WeightsError(f"{error}\n{path} holds a {folder.describe()}.") from error
+        if path and is_named(path):
+            try:
+                path = str(fetch_named(path))
+            except WeightsError as error:
+                raise WeightsError(
+                    f"MODEL.WEIGHTS: {error} Look at the connection; or fetch the file by other "
+                    'means and give its name, or "" to start from random weights.'
+                ) from error
         if path and "://" not in path and not os.path.isfile(path.split("?")[0]):
             raise WeightsError(
                 f"The weights file {path} does not exist (folder: {os.getcwd()}). Give an existing "

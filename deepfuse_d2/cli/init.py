@@ -1,7 +1,7 @@
 """Look at data of your own and at the machine, and write a config that fits both.
 
     deepfuse init my/train.json --val my/val.json -o my.yaml
-    deepfuse init my/yolo_folder -o my.yaml --time 30m --weights resnet18.pth
+    deepfuse init my/yolo_folder -o my.yaml --time 30m --weights torchvision://resnet18
     deepfuse init pennfudan_train -o people.yaml && deepfuse train --config-file people.yaml
 
 DATA is a JSON file of COCO, an XML file of CVAT, a data.yaml of YOLO, a folder of these, of
@@ -12,7 +12,6 @@ split is taken, else a fifth of it. The yaml says in comments what was found and
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -29,8 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-images", metavar="FOLDER", help="(default: those of --images)")
     parser.add_argument("--time", default="", help="of the training: 30m, 2h (default: epochs)")
     parser.add_argument(
-        "--weights", default="", metavar="FILE",
-        help="of a ResNet-18 (GPU: ResNet-50) as torchvision and timm name them (default: random)",
+        "--weights", default="", metavar="FILE|NAME|random",
+        help="to start from: a file of a ResNet, torchvision://resnet18, timm://resnet18.a1_in1k, "
+        "or any other network of timm (default: torchvision's or timm's ResNet-18, on a GPU "
+        "ResNet-50, where it can be fetched or was; else random)",
     )  # fmt: skip
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: what there is)")
     parser.add_argument("--output-dir", metavar="FOLDER", help="(default: output/<name of YAML>)")
@@ -38,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+
     from ..config.own_data import facts_of, write_config
+    from ..config.start_weights import choose_weights
     from ..data import register_extra
     from ..data.guessing import find_data
     from ..engine.hooks.time_budget import seconds_of
@@ -47,18 +51,17 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--output {args.output} must end in .yaml.")
     if args.output.exists() and not args.force:
         raise ConfigError(f"{args.output} is there already; --force writes over it.")
-    if args.weights and not os.path.isfile(args.weights):
-        raise ConfigError(f"--weights {args.weights} does not exist (folder: {os.getcwd()}).")
     seconds_of(args.time)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = find_data(args.data, args.val, images=args.images, val_images=args.val_images)
     register_extra(found.entries)
     facts = facts_of(found.train, found.val)
     text = write_config(
         found,
         facts,
-        weights=args.weights,
+        start=choose_weights(args.weights, device),
         time=args.time,
-        device=args.device or "",
+        device=device,
         output=args.output_dir or f"output/{args.output.stem}",
     )
     with written_whole(args.output) as temporary:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
@@ -15,6 +14,7 @@ from ..data.guessing import Found
 from ..errors import DatasetError
 from ..kernels.capabilities import has_bfloat16
 from .recipes import base_config
+from .start_weights import StartWeights, network_of
 
 __all__ = ["Facts", "facts_of", "write_config"]
 
@@ -72,19 +72,17 @@ def facts_of(train: str, val: str) -> Facts:
 
 
 def write_config(
-    found: Found, facts: Facts, *, weights: str = "", time: str = "", device: str = "", output: str
+    found: Found, facts: Facts, *, start: StartWeights, time: str = "", device: str, output: str
 ) -> str:
     """A yaml, with the reason beside what is not plain.
 
     Args:
-        weights: file of a ResNet-18 (CPU) or ResNet-50 (GPU) under torchvision's names; "" starts
-            from random numbers.
+        start: the network and its weights.
         time: "30m" and the like; "" trains a number of epochs.
-        device: "cpu" or "cuda"; by default what is there.
+        device: "cpu" or "cuda".
         output: folder of the training.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    depth, width, batch = (18, 128, 4) if device == "cpu" else (50, 256, 8)
+    width, batch = (128, 4) if device == "cpu" else (256, 8)
     low, high = _SIDES[device]
     short, long = facts.sides
     # as large as the small objects need, and no larger than the image unless they do
@@ -104,19 +102,18 @@ def write_config(
     config: dict[str, Any] = {
         "_BASE_": str(base_config("Base-MaskRCNN")),
         "MODEL": {
-            "WEIGHTS": weights,
+            "WEIGHTS": start.weights,
             "DEVICE": device,
             "MASK_ON": facts.has_masks,
             "PIXEL_MEAN": mean,
             "PIXEL_STD": std,
-            "BACKBONE": {"FREEZE_AT": 2 if weights else 0},
-            "RESNETS": {
-                "DEPTH": depth,
-                "NORM": "FrozenBN" if weights else "GN",
-                "STRIDE_IN_1X1": False,
-                **({"RES2_OUT_CHANNELS": 64} if depth == 18 else {}),
+            "BACKBONE": {"FREEZE_AT": 0 if start.are_random else 2},
+            **network_of(start),
+            "NECK": {
+                **({"BOTTOM_UP": "build_timm_backbone"} if start.timm else {}),
+                "NAME": "DeepFuseFPN",
+                "OUT_CHANNELS": width,
             },
-            "NECK": {"NAME": "DeepFuseFPN", "OUT_CHANNELS": width},
             "ANCHOR_GENERATOR": {"SIZES": [[anchor * 2**level] for level in range(5)]},
             "ROI_HEADS": {"NUM_CLASSES": len(facts.classes), "BATCH_SIZE_PER_IMAGE": 128},
             "ROI_BOX_HEAD": {"FC_DIM": 4 * width},
@@ -169,8 +166,8 @@ def write_config(
         f"under {half:.0f}; up to {facts.most} an image",
         f"images are resized to a shorter side of {side}, where the small ones have "
         f"{smallest:.0f} pixels: anchors start at {anchor}",
-        f"weights are those of {weights}: first stage and norms stay as they are"
-        if weights
+        f"weights are those of {start.describe()}: first stage and norms stay as they are"
+        if not start.are_random
         else "random weights: nothing is frozen, and GroupNorm learns with small batches",
         f"the schedule is fitted to {time} (TIME_BUDGET); MAX_ITER is the most"
         if time
