@@ -69,6 +69,38 @@ def test_images_without_objects_are_pasted_on_and_never_from():
     assert len(augmented(EMPTY)["instances"]) == 0
 
 
+def test_a_mosaic_is_made_of_parts_of_four_images_with_their_masks():
+    augmented = AugmentedInstances(mapper, mosaic=1.0)
+    augmented.use_records([A, B, EMPTY])
+    seen = set()
+    for seed in range(12):
+        np.random.seed(seed)  # noqa: NPY002
+        sample = augmented(B)
+        assert sample["image"].shape == (3, 30, 80)
+        assert_masks_follow_pixels(sample)
+        # every pixel of an object whose mask was not left out as too small is in a mask
+        masked = sample["instances"].gt_masks.tensor.sum(0)
+        assert masked.max() <= 1
+        seen |= set(sample["instances"].gt_classes.tolist())
+    assert seen == {100, 101, 200, 201}
+    augmented.use_records([])
+    assert len(augmented(A)["instances"]) == 2
+
+
+def test_what_is_cut_out_is_cut_out_of_the_masks():
+    augmented = AugmentedInstances(mapper, cutout=1.0)
+    sizes, plain = set(), mapper(A)
+    for seed in range(20):
+        np.random.seed(seed)  # noqa: NPY002
+        sample = augmented(A)
+        assert_masks_follow_pixels(sample)
+        sizes.add(int((sample["image"] != plain["image"]).any(0).sum()))
+    assert min(sizes) > 0.015 * 2400
+    assert max(sizes) < 0.11 * 2400
+    assert len(sizes) > 10
+    assert len(augmented(EMPTY)["instances"]) == 0
+
+
 def test_masks_turn_with_the_image():
     augmented = AugmentedInstances(mapper, rotation=30.0)
     for seed in range(5):
@@ -91,7 +123,9 @@ def test_colours_change_pixels_and_nothing_else():
 def test_the_same_seed_and_place_give_the_same_sample():
     records = [A, B, EMPTY]
     samples = [
-        SeededSamples(records, AugmentedInstances(mapper, rotation=9.0, copy_paste=0.9), seed=3)
+        SeededSamples(
+            records, AugmentedInstances(mapper, rotation=9.0, copy_paste=0.9, mosaic=0.5), seed=3
+        )
         for _ in range(2)
     ]
     for place in range(6):
@@ -111,7 +145,10 @@ def test_all_is_off_by_default_and_wrong_values_are_refused():
     assert type(build_mapper("instances", config(), "train")) is InstanceMapper
     on = build_mapper("instances", config("DEEPFUSE_D2.INPUT.COPY_PASTE", 0.5), "train")
     assert type(on) is AugmentedInstances
-    for key, value in (("COPY_PASTE", 1.5), ("ROTATION", -1.0), ("COLOR_JITTER", 1.0)):
+    for key, value in (
+        ("COPY_PASTE", 1.5), ("ROTATION", -1.0), ("COLOR_JITTER", 1.0), ("MOSAIC", 2.0),
+        ("CUTOUT", 7.0),
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=rf"INPUT\.{key} is .*; allowed"):
             build_mapper("instances", config(f"DEEPFUSE_D2.INPUT.{key}", value), "train")
     for overrides in (("INPUT.MASK_FORMAT", "polygon"), ("MODEL.MASK_ON", False)):

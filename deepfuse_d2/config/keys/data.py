@@ -24,8 +24,12 @@ def add(cfg: CN) -> None:
     # Augmentation of instances, with masks as bitmaps: degrees by which an image is turned to
     # either side, 0 to 180, ...
     own.INPUT.ROTATION = 0.0
-    # ... and the probability, 0 to 1, that some objects of another image are laid over one.
+    # ... the probability, 0 to 1, that some objects of another image are laid over one, ...
     own.INPUT.COPY_PASTE = 0.0
+    # ... that an image is made of parts of four, which meet in a point and keep their scale, ...
+    own.INPUT.MOSAIC = 0.0
+    # ... and that a rectangle of 2 to 10 % of its area is blotted out, in the masks too.
+    own.INPUT.CUTOUT = 0.0
     # Augmentation of images with labels of their pixels (FusionSemanticSegmentor). In this order:
     # resize, scale jitter, crop, INPUT.RANDOM_FLIP, colour jitter. INPUT.MIN_SIZE_TRAIN may be 0
     # here: the original size.
