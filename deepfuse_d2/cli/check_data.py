@@ -88,20 +88,28 @@ def against_config(report: Report, config_file: str) -> list[Problem]:
     """What of all records does not fit a config, and whether perfect predictions score 100."""
     import tempfile
 
+    from tqdm import tqdm
+
     from ..config.loading import load_config
     from ..data.check import Problem
     from ..engine.evaluators import EVALUATORS, build_evaluator
-    from ..engine.preflight import PERFECT, check_masks, perfect_scores
+    from ..engine.preflight import PERFECT, perfect_scores
+    from ..engine.record_checks import check_keypoints, check_masks, check_samples
 
     if report.errors or not report.records:
         return []
     cfg, name = load_config(config_file, ["MODEL.DEVICE", "cpu"]), report.name
     problems = []
     if config_file:
-        try:
-            check_masks(cfg, report.records, name, len(report.records))
-        except ConfigError as error:
-            problems.append(Problem(True, str(error)))
+        for check in (check_masks, check_keypoints):
+            try:
+                check(cfg, report.records, name, len(report.records))
+            except ConfigError as error:
+                problems.append(Problem(True, str(error)))
+        if name in cfg.DATASETS.TRAIN and not problems:
+            with tqdm(desc=f"{name}, samples", unit="image", delay=1.0) as bar:
+                found = list(check_samples(cfg, report.records, progress=bar.update))
+            problems += [Problem(*one) for one in found]
     if EVALUATORS.get(report.evaluator_type or "") is not EVALUATORS["coco"]:
         return problems
     most = max(len(facts.instances) for facts in report.facts)
@@ -112,7 +120,12 @@ def against_config(report: Report, config_file: str) -> list[Problem]:
         )
         problems.append(Problem(False, text))
     with tempfile.TemporaryDirectory() as folder:
-        evaluator = build_evaluator(name, folder, detections_per_image=most)
+        evaluator = build_evaluator(
+            name,
+            folder,
+            detections_per_image=most,
+            oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
         scores = perfect_scores(name, report.records, evaluator)
     for metric, score in scores.items():
         if score < PERFECT:

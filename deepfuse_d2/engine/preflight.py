@@ -30,7 +30,7 @@ from ..randomness import untouched_random_state
 from .hooks.validation_loss import computing_losses
 from .watching import watching
 
-__all__ = ["PERFECT", "check_classes", "check_masks", "check_way", "perfect_scores"]
+__all__ = ["PERFECT", "check_classes", "check_way", "perfect_scores"]
 
 logger = logging.getLogger(__name__)
 
@@ -78,39 +78,6 @@ def check_classes(
                 f'The model has {count} classes, the data set "{name}" {len(names)} ({shown}). Set '
                 f"{key}: {len(names)}."
             )
-
-
-def check_masks(
-    cfg: CfgNode, records: Sequence[dict[str, Any]], name: str, count: int = 4000
-) -> None:
-    """Raise where the masks of records cannot be learned as the config asks.
-
-    Args:
-        count: as many records are looked at, spread evenly.
-
-    Raises: ConfigError.
-    """
-    if not cfg.MODEL.MASK_ON or "instances" not in predictions_of(meta_arch_of(cfg)):
-        return
-    total = without = rle = 0
-    places = np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)
-    for record in (records[place] for place in places.tolist()):
-        for annotation in record.get("annotations", ()):
-            if annotation.get("iscrowd", 0):
-                continue
-            total += 1
-            without += not annotation.get("segmentation")
-            rle += isinstance(annotation.get("segmentation"), dict)
-    if without:
-        raise ConfigError(
-            f'{without} of {total} instances of "{name}" have a box and no mask, and MODEL.MASK_ON '
-            "is True. Set MODEL.MASK_ON: False to learn boxes, or give the others a mask."
-        )
-    if rle and cfg.INPUT.MASK_FORMAT == "polygon":
-        raise ConfigError(
-            f'{rle} of {total} instances of "{name}" have a run-length mask, and INPUT.MASK_FORMAT '
-            "is polygon. Set INPUT.MASK_FORMAT: bitmask, which takes both."
-        )
 
 
 def check_way(trainer: DefaultTrainer) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import TrainerBase
@@ -35,7 +35,8 @@ from .evaluators import build_evaluator, check_evaluators
 from .hooks import EvaluateAverage, TrainingStopped, build_monitor_hooks
 from .hooks.first_steps import FirstSteps, frozen_though_random
 from .hooks.time_budget import TimeBudget, seconds_of
-from .preflight import check_classes, check_masks, check_way
+from .preflight import check_classes, check_way
+from .record_checks import check_keypoints, check_masks
 from .resume.checkpoints import resumable_hooks
 from .resume.trainer import ResumableTrainer
 from .solver.ema import AverageWeights, build_average
@@ -85,6 +86,9 @@ class Trainer(ResumableTrainer):
         optimizer = self.build_optimizer(cfg, model)
         if len(cfg.DATASETS.TRAIN) > 1:  # before their records are mixed
             check_classes(cfg, model)
+        # before a mapper asks for the names of keypoints
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if cfg.MODEL.KEYPOINT_ON else ():
+            check_keypoints(cfg, DatasetCatalog.get(name), name)
         data_loader = self.build_train_loader(cfg)
         check_classes(cfg, model)
         check_masks(cfg, data_loader.records, ", ".join(cfg.DATASETS.TRAIN))

@@ -18,6 +18,9 @@ __all__ = ["METRICS", "TASKS", "coco_scores", "ground_truth_of", "proposal_recal
 
 TASKS = ("bbox", "segm", "keypoints")
 
+# Detections of an image that COCO's own evaluation of keypoints takes.
+_COCO_MAX_KEYPOINTS = 20
+
 # name -> IoU threshold (None for the mean of all ten) and range of areas
 METRICS = {
     "AP": (None, "all"),
@@ -79,6 +82,8 @@ def coco_scores(
         task: one of :data:`TASKS`.
         class_names: by category id.
         max_detections: of an image and class, those of the best scores; 100 is COCO's own setting.
+            Of keypoints COCO takes 20; as many as there are to find are taken here, and more where
+            this number is above 100.
         oks_sigmas: of keypoints; by default COCO's 17.
 
     Returns:
@@ -93,6 +98,9 @@ def coco_scores(
         if task == "keypoints":
             if len(oks_sigmas):
                 evaluation.params.kpt_oks_sigmas = np.array(oks_sigmas)
+            most = max((len(targets) for targets, _ in images), default=0)
+            limit = max_detections if max_detections > 100 else _COCO_MAX_KEYPOINTS
+            evaluation.params.maxDets = [max(limit, most)]
         else:
             evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()

@@ -99,3 +99,22 @@ def test_instances_are_checked_against_what_a_config_learns_of_them(deepfuse, tm
     output = capsys.readouterr().out
     assert 'error: 3 of 3 instances of "my_train" have a run-length mask' in output
     assert "my_train has up to 2 objects an image, and TEST.DETECTIONS_PER_IMAGE is 1" in output
+
+
+def test_every_image_is_made_a_sample_with_the_crops_of_the_config(deepfuse, tmp_path, capsys):
+    entry = coco_rle(tmp_path)
+    file = tmp_path / "my.yaml"
+    file.write_text(
+        "MODEL: {MASK_ON: True}\n"
+        "INPUT: {MASK_FORMAT: bitmask, MIN_SIZE_TRAIN: [40], CROP: {ENABLED: True, "
+        "TYPE: absolute, SIZE: [2, 2]}}\n"
+        f"DATASETS:\n  EXTRA: [{{NAME: my_train, FORMAT: coco, JSON: {entry['JSON']}, "
+        f"IMAGES: {entry['IMAGES']}}}]\n  TRAIN: [my_train]\n  TEST: []\nSEED: 3\n"
+    )
+    try:
+        assert deepfuse("check-data", "--config-file", str(file), "--num", "0") == 0
+    finally:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            catalog.pop("my_train", None)
+    output = capsys.readouterr().out
+    assert "of 2 images with objects gave a training sample without one" in output

@@ -8,7 +8,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from deepfuse_d2.engine import Trainer, load_config
-from deepfuse_d2.engine.preflight import check_classes, check_masks, check_way
+from deepfuse_d2.engine.preflight import check_classes, check_way
+from deepfuse_d2.engine.record_checks import check_keypoints, check_masks
 from deepfuse_d2.errors import ConfigError, DatasetError
 
 SIZE = (48, 64)
@@ -164,3 +165,51 @@ def test_evaluating_weights_of_other_classes_maps_them(tmp_path, config):
     cfg = config(train, val)
     check_classes(cfg, Trainer.build_model(cfg), ["cell", "wall"], training=False)
     assert MetadataCatalog.get("b").thing_classes == ["cell", "wall"]
+
+
+NAMES = ["nose", "left_eye", "right_eye"]
+POINTS = [4, 5, 2, 9, 8, 2, 14, 6, 1]
+
+
+def with_keypoints(folder, name, names=NAMES, points=POINTS):
+    """Instances with keypoints, whose category may name them."""
+    entry = write(folder, name, ["cell"], kinds=(0,), keypoints=points)
+    file = folder / f"{name}.json"
+    content = json.loads(file.read_text())
+    content["categories"][0]["keypoints"] = names
+    file.write_text(json.dumps(content))
+    return entry
+
+
+KEYPOINTS = [
+    "MODEL.KEYPOINT_ON", True, "MODEL.MASK_ON", False,
+    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3, "TEST.KEYPOINT_OKS_SIGMAS", "[0.1, 0.1, 0.1]",
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "[16]", "INPUT.RANDOM_FLIP", "horizontal",
+]  # fmt: skip
+
+
+def test_keypoints_of_a_file_of_ones_own_are_trained_mirrored_and_evaluated(tmp_path, config):
+    train, val = with_keypoints(tmp_path, "a"), with_keypoints(tmp_path, "b")
+    cfg = config(train, val, *KEYPOINTS, num_classes=1)
+    results = Trainer(cfg).train()
+    assert set(results) == {"bbox", "keypoints"}
+    assert MetadataCatalog.get("a").keypoint_flip_map == [("left_eye", "right_eye")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "opts", "message"),
+    [
+        ({"points": None}, (), "None of 2 instances .* has keypoints.*KEYPOINT_ON: False"),
+        ({"points": POINTS[:6]}, (), r"have 2 \(2 instances\) keypoints, .*NUM_KEYPOINTS is 3"),
+        ({"names": None}, (), 'names 0 keypoints and has 3.*"left_eye"'),
+        ({}, ("TEST.KEYPOINT_OKS_SIGMAS", "[]"), "OKS_SIGMAS has 0 numbers and .* 3 keypoints"),
+    ],
+)
+def test_keypoints_that_cannot_be_learned_are_refused(tmp_path, config, changes, opts, message):
+    one = with_keypoints(tmp_path, "a", **changes)
+    cfg = config(one, {**one, "NAME": "b"}, *KEYPOINTS, *opts, num_classes=1)
+    cfg.DATASETS.TEST = ("a",)
+    with pytest.raises(ConfigError, match=message):
+        check_keypoints(cfg, DatasetCatalog.get("a"), "a")
+    with pytest.raises(ConfigError, match=message):
+        Trainer(cfg)

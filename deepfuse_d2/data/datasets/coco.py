@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import DatasetError
 from ..records.coco import Annotations, read_coco, records_of_coco
+from ..records.keypoints import flip_pairs
 from ..records.tally import keep_tally
 
 __all__ = ["clean_records", "load_coco", "take_over_coco"]
@@ -58,11 +59,15 @@ def _noted(name: str, found: Annotations) -> list[dict[str, Any]]:
     keep_tally(name, found.tally)
     metadata = MetadataCatalog.get(name)
     ids = {original: number for number, original in enumerate(found.category_ids)}
+    told: dict[str, Any] = {
+        "thing_classes": found.classes,
+        "thing_dataset_id_to_contiguous_id": ids,
+    }
+    if found.keypoints and metadata.get("keypoint_names") != found.keypoints:
+        told["keypoint_names"] = found.keypoints
+        told["keypoint_flip_map"] = flip_pairs(found.keypoints)
     # the file may have changed since it was read last; an attribute is set but once
-    for key, value in (
-        ("thing_classes", found.classes),
-        ("thing_dataset_id_to_contiguous_id", ids),
-    ):
+    for key, value in told.items():
         if metadata.get(key) != value:
             vars(metadata).pop(key, None)
             metadata.set(**{key: value})

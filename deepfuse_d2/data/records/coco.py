@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any, NamedTuple
 
 from detectron2.structures import BoxMode
@@ -21,6 +20,7 @@ from ..problems import report
 from .boxes import BOX_FORMS, clean_box, form_of_boxes
 from .files import FileFinder
 from .json_file import read_json
+from .keypoints import clean_keypoints, keypoint_names
 from .masks import Unusable, clean_segmentation, extent_of
 from .tally import Tally
 
@@ -49,6 +49,8 @@ class Annotations(NamedTuple):
     #: The file's id of each class, for results that go back to where the file came from.
     category_ids: list[Any]
     tally: Tally
+    #: Names of the keypoints of an object, in order, where a category tells them.
+    keypoints: list[str]
 
 
 def read_coco(
@@ -102,7 +104,7 @@ def records_of_coco(
         kept.sort(key=lambda record: record["image_id"])
     except TypeError:
         kept.sort(key=lambda record: str(record["image_id"]))
-    return Annotations(kept, names, ids, tally)
+    return Annotations(kept, names, ids, tally, keypoint_names(raw_categories))
 
 
 def _parts(content: Any) -> tuple[list, list, list]:
@@ -348,25 +350,12 @@ def _clean(raw: dict, record: dict, kind: int, form: str, tally: Tally) -> dict 
         annotation["segmentation"] = segmentation
     keypoints = raw.get("keypoints")
     if keypoints:
-        keypoints = _keypoints(keypoints)
+        keypoints = clean_keypoints(keypoints)
         if keypoints is None:
             tally.mend("keypoints that are no numbers are left out", _name(raw))
         else:
             annotation["keypoints"] = keypoints
     return annotation
-
-
-def _keypoints(raw: Any) -> list[float] | None:
-    """x, y, visibility of each; positions of pixels become coordinates, as in detectron2."""
-    try:
-        if len(raw) % 3:
-            return None
-        values = [float(value) for value in raw]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if not isfinite(sum(values)):
-        return None
-    return [v if place % 3 == 2 else v + 0.5 for place, v in enumerate(values)]
 
 
 def _is_id(value: Any) -> bool:
