@@ -24,7 +24,7 @@ from deepfuse_d2.data.records.tally import tally_of
 from deepfuse_d2.errors import UserError
 from deepfuse_d2.evaluation import COCOInstanceEvaluator
 from deepfuse_d2.evaluation.perfect import perfect_output
-from tests.data.forms import CLASSES, FORMS, SIZE, coco_polygons
+from tests.data.forms import CHANGED_FORMS, CLASSES, FORMS
 
 _NAME = "tried_form"
 
@@ -49,85 +49,8 @@ def main(argv: list[str] | None = None) -> None:
 def table() -> str:
     from tabulate import tabulate
 
-    rows = [[name, *_tried(write)] for name, write in {**FORMS, **changed_forms()}.items()]
+    rows = [[name, *_tried(write)] for name, write in {**FORMS, **CHANGED_FORMS}.items()]
     return tabulate(rows, ["form", "result", "said"], tablefmt="pipe")
-
-
-def changed_forms() -> dict[str, Callable[[Path], dict[str, Any]]]:
-    """What exporters and editors make of a COCO file: name -> writer, as in FORMS."""
-
-    def each(change: Callable[[dict], Any]) -> Callable[[dict], None]:
-        return lambda content: [change(one) for one in content["annotations"]]
-
-    def one(change: Callable[[dict], Any]) -> Callable[[dict], None]:
-        return lambda content: change(content["annotations"][0])
-
-    def centre(a: dict) -> None:
-        x, y, w, h = a["bbox"]
-        a["bbox"] = [x + w / 2, y + h / 2, w, h]
-
-    def corners(a: dict) -> None:
-        x, y, w, h = a["bbox"]
-        a["bbox"] = [x, y, x + w, y + h]
-
-    nan, inf = float("nan"), float("inf")
-    changes: dict[str, Callable[[dict], Any]] = {
-        "annotation ids from 0": each(lambda a: None),
-        "no area, no iscrowd": each(lambda a: (a.pop("area"), a.pop("iscrowd"))),
-        "no boxes": each(lambda a: a.pop("bbox")),
-        "boxes of the centre": each(centre),
-        "boxes of two corners": each(corners),
-        "one flat polygon": each(lambda a: a.update(segmentation=a["segmentation"][0])),
-        "coordinates as text": each(
-            lambda a: a.update(segmentation=[[str(x) for x in a["segmentation"][0]]])
-        ),
-        "images without a size": lambda c: [i.pop("width") for i in c["images"]],
-        "sizes as floats": lambda c: [i.update(width=float(i["width"])) for i in c["images"]],
-        "image_id as text": each(lambda a: a.update(image_id=str(a["image_id"]))),
-        "a category without a name": lambda c: c["categories"].append({"id": 9}),
-        "two categories of one name": lambda c: c["categories"].append({"id": 0, "name": "wall"}),
-        "the same image twice": lambda c: c["images"].append(dict(c["images"][0])),
-        "file names with backslashes": lambda c: [
-            i.update(file_name="images\\" + i["file_name"]) for i in c["images"]
-        ],
-        "one polygon with nan": one(lambda a: a["segmentation"][0].__setitem__(0, nan)),
-        "one polygon with infinity": one(lambda a: a["segmentation"][0].__setitem__(0, inf)),
-        "one polygon of 4 numbers": one(lambda a: a.update(segmentation=[[1, 2, 3, 4]])),
-        "one RLE longer than its image": one(
-            lambda a: a.update(segmentation={"size": list(SIZE), "counts": [0, 10**7]})
-        ),
-        "one RLE with a negative run": one(
-            lambda a: a.update(segmentation={"size": list(SIZE), "counts": [9, -9, 2400]})
-        ),
-        "one RLE of another size": one(
-            lambda a: a.update(segmentation={"size": [4, 4], "counts": [0, 16]})
-        ),
-        "one image_id of no image": one(lambda a: a.update(image_id=77)),
-        "one category_id of no category": one(lambda a: a.update(category_id=77)),
-        "one box without area and no mask": one(
-            lambda a: a.update(bbox=[1, 1, 0, 0], segmentation=None)
-        ),
-        "null for an annotation": lambda c: c["annotations"].append(None),
-        "boxes alone": each(lambda a: a.pop("segmentation")),
-        "boxes alone in one image": one(lambda a: a.pop("segmentation")),
-        "all masks are crowds": each(lambda a: a.update(iscrowd=1)),
-        "two images of one id": lambda c: c["images"][1].update(id=c["images"][0]["id"]),
-        "no categories": lambda c: c.update(categories=[]),
-        "a list of results": lambda c: c.update(images=None),
-        "a missing image": lambda c: c["images"][0].update(file_name="A.PNG"),
-    }
-    return {f"COCO: {name}": _writer(change) for name, change in changes.items()}
-
-
-def _writer(change: Callable[[dict], Any]) -> Callable[[Path], dict[str, Any]]:
-    def write(folder: Path) -> dict[str, Any]:
-        entry = coco_polygons(folder)
-        content = json.loads((folder / "x.json").read_text())
-        change(content)
-        (folder / "x.json").write_text(json.dumps(content))
-        return entry
-
-    return write
 
 
 def _tried(write: Callable[[Path], dict[str, Any]]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""One small data set in every format that DATASETS.EXTRA opens: two images, three objects."""
+"""One small data set in every format that DATASETS.EXTRA opens: three images, three objects."""
 
 import base64
 import io
@@ -171,6 +171,38 @@ def voc_instances(root):
     return {"FORMAT": "voc_instances", "ROOT": str(root), "SPLIT": "train", "CLASSES": CLASSES}
 
 
+def instance_labels(dtype, suffix):
+    """Label images with an id an object, of one class: what microscopes' programs write."""
+
+    def write(root):
+        write_images(root / "images")
+        (root / "instances").mkdir()
+        for stem, objects in OBJECTS.items():
+            ids = np.zeros(SIZE, dtype)
+            for number, (_, box) in enumerate(objects, start=1):
+                # ids need not follow each other, and may need all bits
+                ids[mask_of(box) > 0] = np.iinfo(dtype).max - number
+            Image.fromarray(ids).save(root / "instances" / f"{stem}{suffix}")
+        return {"FORMAT": "instance_label_images", "IMAGES": str(root / "images"),
+                "LABELS": str(root / "instances"), "CLASSES": ["cell"]}  # fmt: skip
+
+    return write
+
+
+def coco_keypoints(root):
+    """Polygons, and three keypoints of each object."""
+    entry = coco_polygons(root)
+    content = json.loads((root / "x.json").read_text())
+    for category in content["categories"]:
+        category["keypoints"] = ["middle", "left_end", "right_end"]
+    for one in content["annotations"]:
+        x, y, w, h = one["bbox"]
+        one["keypoints"] = [x + w // 2, y + h // 2, 2, x, y, 2, x + w - 1, y, 1]
+        one["num_keypoints"] = 3
+    (root / "x.json").write_text(json.dumps(content))
+    return entry
+
+
 #: name -> writer(folder), which returns the entry of DATASETS.EXTRA without its NAME
 FORMS = {
     "COCO, polygons": coco_polygons,
@@ -180,4 +212,96 @@ FORMS = {
     "LabelMe": labelme,
     "CVAT for images": cvat,
     "PASCAL VOC instances": voc_instances,
+    "instance label images, 8-bit PNG": instance_labels(np.uint8, ".png"),
+    "instance label images, 16-bit PNG": instance_labels(np.uint16, ".png"),
+    "instance label images, 16-bit TIFF": instance_labels(np.uint16, ".tif"),
+    "instance label images, 32-bit TIFF": instance_labels(np.int32, ".tif"),
+    "COCO, keypoints": coco_keypoints,
 }
+
+
+def _changed_forms():
+    """What exporters and editors make of a COCO file: name -> writer, as in FORMS."""
+
+    def each(change):
+        return lambda content: [change(one) for one in content["annotations"]]
+
+    def one(change):
+        return lambda content: change(content["annotations"][0])
+
+    def centre(a):
+        x, y, w, h = a["bbox"]
+        a["bbox"] = [x + w / 2, y + h / 2, w, h]
+
+    def corners(a):
+        x, y, w, h = a["bbox"]
+        a["bbox"] = [x, y, x + w, y + h]
+
+    nan, inf = float("nan"), float("inf")
+    changes = {
+        "annotation ids from 0": each(lambda a: None),
+        "no area, no iscrowd": each(lambda a: (a.pop("area"), a.pop("iscrowd"))),
+        "no boxes": each(lambda a: a.pop("bbox")),
+        "boxes of the centre": each(centre),
+        "boxes of two corners": each(corners),
+        "one flat polygon": each(lambda a: a.update(segmentation=a["segmentation"][0])),
+        "coordinates as text": each(
+            lambda a: a.update(segmentation=[[str(x) for x in a["segmentation"][0]]])
+        ),
+        "images without a size": lambda c: [i.pop("width") for i in c["images"]],
+        "sizes as floats": lambda c: [i.update(width=float(i["width"])) for i in c["images"]],
+        "image_id as text": each(lambda a: a.update(image_id=str(a["image_id"]))),
+        "a category without a name": lambda c: c["categories"].append({"id": 9}),
+        "two categories of one name": lambda c: c["categories"].append({"id": 0, "name": "wall"}),
+        "the same image twice": lambda c: c["images"].append(dict(c["images"][0])),
+        "file names with backslashes": lambda c: [
+            i.update(file_name="images\\" + i["file_name"]) for i in c["images"]
+        ],
+        "one polygon with nan": one(lambda a: a["segmentation"][0].__setitem__(0, nan)),
+        "one polygon with infinity": one(lambda a: a["segmentation"][0].__setitem__(0, inf)),
+        "one polygon of 4 numbers": one(lambda a: a.update(segmentation=[[1, 2, 3, 4]])),
+        "one RLE longer than its image": one(
+            lambda a: a.update(segmentation={"size": list(SIZE), "counts": [0, 10**7]})
+        ),
+        "one RLE with a negative run": one(
+            lambda a: a.update(segmentation={"size": list(SIZE), "counts": [9, -9, 2400]})
+        ),
+        "one RLE of another size": one(
+            lambda a: a.update(segmentation={"size": [4, 4], "counts": [0, 16]})
+        ),
+        "one image_id of no image": one(lambda a: a.update(image_id=77)),
+        "one category_id of no category": one(lambda a: a.update(category_id=77)),
+        "one box without area and no mask": one(
+            lambda a: a.update(bbox=[1, 1, 0, 0], segmentation=None)
+        ),
+        "null for an annotation": lambda c: c["annotations"].append(None),
+        "boxes alone": each(lambda a: a.pop("segmentation")),
+        "boxes alone in one image": one(lambda a: a.pop("segmentation")),
+        "all masks are crowds": each(lambda a: a.update(iscrowd=1)),
+        "two images of one id": lambda c: c["images"][1].update(id=c["images"][0]["id"]),
+        "no categories": lambda c: c.update(categories=[]),
+        "a list of results": lambda c: c.update(images=None),
+        "a missing image": lambda c: c["images"][0].update(file_name="A.PNG"),
+    }
+    return {f"COCO: {name}": _writer(change) for name, change in changes.items()}
+
+
+def _writer(change):
+    def write(folder):
+        entry = coco_polygons(folder)
+        content = json.loads((folder / "x.json").read_text())
+        change(content)
+        (folder / "x.json").write_text(json.dumps(content))
+        return entry
+
+    return write
+
+
+#: the same of COCO files as exporters and editors change them
+CHANGED_FORMS = _changed_forms()
+#: what of them no reading can make sense of
+REFUSED_FORMS = {
+    f"COCO: {name}"
+    for name in ("all masks are crowds", "two images of one id", "no categories",
+                 "a list of results", "a missing image")
+}  # fmt: skip

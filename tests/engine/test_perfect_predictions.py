@@ -1,6 +1,7 @@
 """Every format that is accepted, evaluated by the command: perfect predictions score 100."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch import nn
 
 from deepfuse_d2.checkpoint.writing import write_torch
 from deepfuse_d2.cli.main import main
+from deepfuse_d2.data import register_extra
 from deepfuse_d2.evaluation.perfect import perfect_output
-from tests.data.forms import FORMS
+from tests.data.forms import CHANGED_FORMS, FORMS, REFUSED_FORMS
 
 NAME = "own_val"
 
@@ -21,11 +23,11 @@ class PerfectModel(nn.Module):
     """Predicts the ground truth of the data set."""
 
     predicts = ("instances",)
+    num_classes = 2
 
     def __init__(self, cfg):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.num_classes = 2
 
     def forward(self, batch):
         records = {record["file_name"]: record for record in DatasetCatalog.get(NAME)}
@@ -42,18 +44,44 @@ def _registered(tmp_path, monkeypatch):
         catalog.pop(NAME, None)
 
 
-@pytest.mark.parametrize("form", FORMS)
+ALL = {**FORMS, **CHANGED_FORMS}
+
+
+@pytest.mark.parametrize("form", [name for name in ALL if name not in REFUSED_FORMS])
 def test_perfect_predictions_score_100_through_the_command(tmp_path, form):
+    configure(ALL[form](tmp_path))
+    records = DatasetCatalog.get(NAME)
+    single = [a for record in records for a in record["annotations"] if not a["iscrowd"]]
+    tasks = ["bbox"]
+    tasks += ["segm"] * any("segmentation" in one for one in single)
+    tasks += ["keypoints"] * any("keypoints" in one for one in single)
+    expected = [[task, "AP", 100.0, 0.01] for task in tasks]
+    command = ["train", "--config-file", "my.yaml", "--eval-only", "TEST.EXPECTED_RESULTS"]
+    assert main([*command, str(expected)]) == 0
+    found = json.loads((tmp_path / f"out/inference/{NAME}/coco_instances_results.json").read_text())
+    assert len(found) == len(single)
+
+
+@pytest.mark.parametrize("form", sorted(REFUSED_FORMS))
+def test_what_cannot_be_read_ends_in_one_message_through_the_command(tmp_path, form, capsys):
+    configure(ALL[form](tmp_path), register=False)
+    assert main(["train", "--config-file", "my.yaml", "--eval-only"]) == 2
+    assert f'Data set "{NAME}": ' in capsys.readouterr().err
+
+
+def configure(entry, register=True):
+    """Write my.yaml and weights.pth; the number of classes is the data set's."""
     write_torch("weights.pth", {"model": {"weight": torch.zeros(1)}})
+    entry = {"NAME": NAME, **entry}
+    if register:
+        register_extra([entry])
+        DatasetCatalog.get(NAME)
+        PerfectModel.num_classes = len(MetadataCatalog.get(NAME).thing_classes)
     config = {
         "MODEL": {"META_ARCHITECTURE": "PerfectModel", "DEVICE": "cpu", "WEIGHTS": "weights.pth"},
-        "DATASETS": {"EXTRA": [{"NAME": NAME, **FORMS[form](tmp_path)}], "TRAIN": [],
-                     "TEST": [NAME]},
+        "DATASETS": {"EXTRA": [entry], "TRAIN": [], "TEST": [NAME]},
         "DATALOADER": {"NUM_WORKERS": 0},
-        "TEST": {"EXPECTED_RESULTS": [["bbox", "AP", 100.0, 0.01], ["segm", "AP", 100.0, 0.01]]},
+        "TEST": {"KEYPOINT_OKS_SIGMAS": [0.1, 0.1, 0.1]},
         "OUTPUT_DIR": "out",
-    }  # fmt: skip
-    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
-    assert main(["train", "--config-file", "my.yaml", "--eval-only"]) == 0
-    found = json.loads((tmp_path / f"out/inference/{NAME}/coco_instances_results.json").read_text())
-    assert len(found) == 3
+    }
+    Path("my.yaml").write_text(yaml.safe_dump(config))
