@@ -32,14 +32,13 @@ def main(argv: list[str] | None = None) -> None:
 
     def end(walk) -> None:
         nonlocal slowest
-        start = time.perf_counter()
-        with fuzzing.limited_memory():
-            message = walk()
-        slowest = max(slowest, time.perf_counter() - start)
+        start = time.process_time()
+        message = walk()
+        slowest = max(slowest, time.process_time() - start)
         ends["one message" if message else "trained and evaluated"] += 1
 
     how = settings(
-        max_examples=max(args.cases // 2, 1), deadline=fuzzing.SECONDS * 1000, database=None,
+        max_examples=max(args.cases // 2, 1), deadline=None, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
 
@@ -71,11 +70,14 @@ def main(argv: list[str] | None = None) -> None:
     for part in (values, files):
         try:
             part()
-        except Exception:
+        except (Exception, fuzzing.TooLong):
             failed = True
             traceback.print_exc()
     told = ", ".join(f"{count} {what}" for what, count in sorted(ends.items()))
-    print(f"{ends.total()} cases: {told}; the slowest took {slowest:.1f} s", flush=True)
+    print(
+        f"{ends.total()} cases: {told}; the slowest took {slowest:.1f} s of the processor",
+        flush=True,
+    )
     sys.exit(failed)
 
 

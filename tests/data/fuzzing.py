@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import resource
+import signal
 import tempfile
 from pathlib import Path
 
@@ -67,19 +68,34 @@ _MODEL = [
 ]  # fmt: skip
 
 
+class TooLong(BaseException):
+    """A case has taken more of the processor than it may; no handler of errors takes it for one."""
+
+
 @contextlib.contextmanager
-def limited_memory():
-    """Within it, so many more bytes may be taken; after it, the catalogs are as they were."""
+def limits():
+    """Within it, so much memory and time of the processor may be taken.
+
+    After it, the catalogs are as they were.
+    """
     before = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
+    former = signal.signal(signal.SIGPROF, _too_long)
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, before[1]))
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, former)
         resource.setrlimit(resource.RLIMIT_AS, before)
         for catalog in (DatasetCatalog, MetadataCatalog):
             catalog.pop(NAME, None)
+
+
+def _too_long(*_):
+    raise TooLong(f"more than {SECONDS} s of the processor")
 
 
 @contextlib.contextmanager
@@ -128,11 +144,11 @@ def damage(folder, damages):
 
 
 def load_and_evaluate(entry):
-    """Load, check, and evaluate perfect predictions.
+    """Load, check, and evaluate perfect predictions, within :func:`limits`.
 
     Returns: the message that it ended with; "" if perfect predictions score 100.
     """
-    with _quiet():
+    with limits(), _quiet():
         return _load_and_evaluate(entry)
 
 
@@ -158,10 +174,10 @@ def walk(entry, *, masks=True):
 
     Returns: the message that it ended with; "" for a whole training.
     """
-    message = load_and_evaluate(entry)
-    if message:
-        return message
-    with tempfile.TemporaryDirectory() as output, _quiet():
+    with limits(), _quiet(), tempfile.TemporaryDirectory() as output:
+        message = _load_and_evaluate(entry)
+        if message:
+            return message
         cfg = _config()
         cfg.MODEL.MASK_ON, cfg.OUTPUT_DIR = masks, output
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (NAME,)

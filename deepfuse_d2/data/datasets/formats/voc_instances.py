@@ -17,6 +17,7 @@ from ....errors import DatasetError
 from ...images import IMAGE_SUFFIXES
 from ...label_images import encode_regions, read_labels
 from ...problems import report
+from ...text_files import read_lines
 from ..voc import VOC_CLASSES
 from .annotated import image_entry, register_annotated
 from .base import Format, check_class_names
@@ -37,7 +38,7 @@ def read_voc(entry: dict[str, Any]) -> tuple[dict[str, Any], str]:
     listed = root / "ImageSets" / "Segmentation" / f"{entry['SPLIT']}.txt"
     if not listed.is_file():
         raise DatasetError(f"File {listed} with the names of the split does not exist.")
-    stems = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+    stems = [line.split()[0] for line in read_lines(listed)]
     files = {os.path.splitext(name)[0]: name for name in sorted(os.listdir(images))
              if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES}  # fmt: skip
     names = entry.get("CLASSES") or list(VOC_CLASSES[1:])

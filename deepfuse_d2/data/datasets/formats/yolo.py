@@ -16,6 +16,7 @@ import yaml
 from ....errors import DatasetError
 from ...images import IMAGE_SUFFIXES, upright_size
 from ...problems import report
+from ...text_files import read_lines
 from .annotated import image_entry, register_annotated
 from .base import Format, check_class_names
 
@@ -115,9 +116,7 @@ def _images(data: dict, split: str, file: Path) -> list[Path]:
     for place in [places] if isinstance(places, str) else places:
         path = _found(str(place), str(data.get("path") or ""), file)
         if path.suffix == ".txt":
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
-            named = (line.strip() for line in lines)
-            images += [_found(line, str(path.parent), file) for line in named if line]
+            images += [_found(line.strip(), str(path.parent), file) for line in read_lines(path)]
         elif path.is_dir():
             images += [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
