@@ -94,7 +94,12 @@ def against_config(report: Report, config_file: str) -> list[Problem]:
     from ..data.check import Problem
     from ..engine.evaluators import EVALUATORS, build_evaluator
     from ..engine.preflight import PERFECT, perfect_scores
-    from ..engine.record_checks import check_keypoints, check_masks, check_samples
+    from ..engine.record_checks import (
+        check_annotated,
+        check_keypoints,
+        check_masks,
+        check_samples,
+    )
 
     if report.errors or not report.records:
         return []
@@ -107,6 +112,10 @@ def against_config(report: Report, config_file: str) -> list[Problem]:
             except ConfigError as error:
                 problems.append(Problem(True, str(error)))
         if name in cfg.DATASETS.TRAIN and not problems:
+            try:
+                check_annotated(cfg, report.records, name)
+            except ConfigError as error:
+                return [Problem(True, str(error))]
             with tqdm(desc=f"{name}, samples", unit="image", delay=1.0) as bar:
                 found = list(check_samples(cfg, report.records, progress=bar.update))
             problems += [Problem(*one) for one in found]

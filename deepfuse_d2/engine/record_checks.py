@@ -13,10 +13,25 @@ from ..data.mappers.seeded_mapper import is_damage, seeded
 from ..errors import ConfigError, UserError
 from ..modeling.meta_arch.protocol import mapper_name_of, meta_arch_of, predictions_of
 
-__all__ = ["check_keypoints", "check_masks", "check_samples"]
+__all__ = ["check_annotated", "check_keypoints", "check_masks", "check_samples"]
 
 # OKS is defined for COCO's keypoints alone unless sigmas are given.
 _COCO_KEYPOINTS = 17
+
+
+def check_annotated(cfg: CfgNode, records: Sequence[dict[str, Any]], name: str) -> None:
+    """Raise where instances are to be learned from records that have no annotations of any.
+
+    Raises: ConfigError.
+    """
+    without = sum("annotations" not in record for record in records)
+    learned = {"instances", "proposals"} & set(predictions_of(meta_arch_of(cfg)))
+    if without and learned:
+        raise ConfigError(
+            f'{without} of {len(records)} images of "{name}" have no list of annotations, as those '
+            f"of a test split, and {cfg.MODEL.META_ARCHITECTURE} learns from it. Take the data set "
+            "out of DATASETS.TRAIN, or give the file with its annotations."
+        )
 
 
 def check_masks(

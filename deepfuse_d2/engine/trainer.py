@@ -36,7 +36,7 @@ from .hooks import EvaluateAverage, TrainingStopped, build_monitor_hooks
 from .hooks.first_steps import FirstSteps, frozen_though_random
 from .hooks.time_budget import TimeBudget, seconds_of
 from .preflight import check_classes, check_way
-from .record_checks import check_keypoints, check_masks
+from .record_checks import check_annotated, check_keypoints, check_masks
 from .resume.checkpoints import resumable_hooks
 from .resume.trainer import ResumableTrainer
 from .solver.ema import AverageWeights, build_average
@@ -91,7 +91,8 @@ class Trainer(ResumableTrainer):
             check_keypoints(cfg, DatasetCatalog.get(name), name)
         data_loader = self.build_train_loader(cfg)
         check_classes(cfg, model)
-        check_masks(cfg, data_loader.records, ", ".join(cfg.DATASETS.TRAIN))
+        for check in (check_annotated, check_masks):
+            check(cfg, data_loader.records, ", ".join(cfg.DATASETS.TRAIN))
         model = distribute(cfg, compile_by_config(cfg, model))
         self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)

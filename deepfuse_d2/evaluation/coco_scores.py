@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
+from ..errors import ConfigError
 from ..structures.run_lengths import mask_area, to_rle
 
 __all__ = ["METRICS", "TASKS", "coco_scores", "ground_truth_of", "proposal_recall"]
@@ -98,6 +99,7 @@ def coco_scores(
         if task == "keypoints":
             if len(oks_sigmas):
                 evaluation.params.kpt_oks_sigmas = np.array(oks_sigmas)
+            _check_sigmas(images, len(evaluation.params.kpt_oks_sigmas))
             most = max((len(targets) for targets, _ in images), default=0)
             limit = max_detections if max_detections > 100 else _COCO_MAX_KEYPOINTS
             evaluation.params.maxDets = [max(limit, most)]
@@ -117,6 +119,15 @@ def coco_scores(
         for number, name in enumerate(class_names):
             scores[f"AP-{name}"] = _mean(precision[:, :, number, 0])
     return scores
+
+
+def _check_sigmas(images: Sequence, count: int) -> None:
+    found = {len(one.get("keypoints", ())) // 3 for targets, _ in images for one in targets} - {0}
+    if found - {count}:
+        raise ConfigError(
+            f"There are {count} sigmas for the keypoints, and objects with {sorted(found)}. Give "
+            "one a keypoint with TEST.KEYPOINT_OKS_SIGMAS, such as 0.05; COCO's own are for its 17."
+        )
 
 
 def proposal_recall(images: Sequence[tuple[Sequence[dict], Any]]) -> dict[str, float]:

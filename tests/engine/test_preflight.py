@@ -11,6 +11,8 @@ from deepfuse_d2.engine import Trainer, load_config
 from deepfuse_d2.engine.preflight import check_classes, check_way
 from deepfuse_d2.engine.record_checks import check_keypoints, check_masks
 from deepfuse_d2.errors import ConfigError, DatasetError
+from deepfuse_d2.evaluation import COCOInstanceEvaluator
+from deepfuse_d2.evaluation.perfect import perfect_output
 
 SIZE = (48, 64)
 
@@ -213,3 +215,23 @@ def test_keypoints_that_cannot_be_learned_are_refused(tmp_path, config, changes,
         check_keypoints(cfg, DatasetCatalog.get("a"), "a")
     with pytest.raises(ConfigError, match=message):
         Trainer(cfg)
+
+
+def test_a_file_without_annotations_is_not_trained_on(tmp_path, config):
+    entries = [write(tmp_path, name, ["cell"], kinds=(0,)) for name in ("a", "b")]
+    content = json.loads((tmp_path / "a.json").read_text())
+    del content["annotations"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    cfg = config(*entries, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False, num_classes=1)
+    with pytest.raises(ConfigError, match=r'2 of 2 images of "a" have no list of annotations'):
+        Trainer(cfg)
+
+
+def test_an_evaluation_of_other_keypoints_than_cocos_asks_for_their_sigmas(tmp_path, config):
+    one = with_keypoints(tmp_path, "a")
+    config(one, {**one, "NAME": "b"})
+    evaluator = COCOInstanceEvaluator("a")
+    record = DatasetCatalog.get("a")[0]
+    evaluator.process([record], [perfect_output(record)])
+    with pytest.raises(ConfigError, match=r"17 sigmas .* objects with \[3\].*OKS_SIGMAS"):
+        evaluator.evaluate()
