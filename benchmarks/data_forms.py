@@ -24,7 +24,14 @@ from deepfuse_d2.data.records.tally import tally_of
 from deepfuse_d2.errors import UserError
 from deepfuse_d2.evaluation import COCOInstanceEvaluator
 from deepfuse_d2.evaluation.perfect import perfect_output
-from tests.data.forms import CHANGED_FORMS, CLASSES, FORMS
+from tests.data.forms import (
+    CHANGED_FORMS,
+    CLASSES,
+    FORMS,
+    KEYPOINT_FORMS,
+    LABEL_FORMS,
+    OKS_SIGMAS,
+)
 
 _NAME = "tried_form"
 
@@ -49,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
 def table() -> str:
     from tabulate import tabulate
 
-    rows = [[name, *_tried(write)] for name, write in {**FORMS, **CHANGED_FORMS}.items()]
+    forms = {**FORMS, **LABEL_FORMS, **KEYPOINT_FORMS, **CHANGED_FORMS}
+    rows = [[name, *_tried(write)] for name, write in forms.items()]
     return tabulate(rows, ["form", "result", "said"], tablefmt="pipe")
 
 
@@ -59,7 +67,7 @@ def _tried(write: Callable[[Path], dict[str, Any]]) -> tuple[str, str]:
         try:
             register_extra([{"NAME": _NAME, **write(root)}])
             records = DatasetCatalog.get(_NAME)
-            evaluator = COCOInstanceEvaluator(_NAME)
+            evaluator = COCOInstanceEvaluator(_NAME, oks_sigmas=OKS_SIGMAS)
             evaluator.reset()
             for record in records:
                 evaluator.process([record], [perfect_output(record)])

@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.data import fuzzing
-from tests.data.forms import FORMS
+from tests.data.forms import FORMS, LABEL_FORMS
+
+BY_FILES = {**FORMS, **LABEL_FORMS}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -58,11 +60,11 @@ def main(argv: list[str] | None = None) -> None:
     @seed(args.seed)
     @how
     @given(
-        form=st.sampled_from(sorted(FORMS)),
+        form=st.sampled_from(sorted(BY_FILES)),
         damages=st.lists(fuzzing.DAMAGE, min_size=1, max_size=3),
     )
     def files(form, damages) -> None:
-        with fuzzing.changed_copy(FORMS[form]) as (folder, entry):
+        with fuzzing.changed_copy(BY_FILES[form]) as (folder, entry):
             fuzzing.damage(folder, damages)
             end(lambda: fuzzing.walk(entry))
 

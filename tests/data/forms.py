@@ -212,12 +212,17 @@ FORMS = {
     "LabelMe": labelme,
     "CVAT for images": cvat,
     "PASCAL VOC instances": voc_instances,
+}
+#: the same, of objects of one class
+LABEL_FORMS = {
     "instance label images, 8-bit PNG": instance_labels(np.uint8, ".png"),
     "instance label images, 16-bit PNG": instance_labels(np.uint16, ".png"),
     "instance label images, 16-bit TIFF": instance_labels(np.uint16, ".tif"),
     "instance label images, 32-bit TIFF": instance_labels(np.int32, ".tif"),
-    "COCO, keypoints": coco_keypoints,
 }
+#: the same as the first of FORMS, with keypoints
+KEYPOINT_FORMS = {"COCO, keypoints": coco_keypoints}
+OKS_SIGMAS = [0.1, 0.1, 0.1]
 
 
 def _changed_forms():

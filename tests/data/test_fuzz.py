@@ -8,12 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data import fuzzing
-from tests.data.forms import FORMS
+from tests.data.forms import FORMS, LABEL_FORMS
 
 QUICK = {
     "deadline": None, "derandomize": True, "database": None,
     "suppress_health_check": list(HealthCheck),
 }  # fmt: skip
+BY_FILES = {**FORMS, **LABEL_FORMS}
 JSON_FORMS = ["COCO, polygons", "COCO, run lengths as a list"]
 
 
@@ -51,9 +52,9 @@ def test_a_changed_file_is_trained_with_or_refused_in_one_message(valid, changes
 
 @settings(max_examples=40, **QUICK)
 @given(
-    form=st.sampled_from(sorted(FORMS)), damages=st.lists(fuzzing.DAMAGE, min_size=1, max_size=3)
+    form=st.sampled_from(sorted(BY_FILES)), damages=st.lists(fuzzing.DAMAGE, min_size=1, max_size=3)
 )
 def test_damaged_files_are_trained_with_or_refused_in_one_message(form, damages):
-    with fuzzing.changed_copy(FORMS[form]) as (folder, entry):
+    with fuzzing.changed_copy(BY_FILES[form]) as (folder, entry):
         fuzzing.damage(folder, damages)
         fuzzing.walk(entry)

@@ -14,7 +14,14 @@ from deepfuse_d2.checkpoint.writing import write_torch
 from deepfuse_d2.cli.main import main
 from deepfuse_d2.data import register_extra
 from deepfuse_d2.evaluation.perfect import perfect_output
-from tests.data.forms import CHANGED_FORMS, FORMS, REFUSED_FORMS
+from tests.data.forms import (
+    CHANGED_FORMS,
+    FORMS,
+    KEYPOINT_FORMS,
+    LABEL_FORMS,
+    OKS_SIGMAS,
+    REFUSED_FORMS,
+)
 
 NAME = "own_val"
 
@@ -44,7 +51,7 @@ def _registered(tmp_path, monkeypatch):
         catalog.pop(NAME, None)
 
 
-ALL = {**FORMS, **CHANGED_FORMS}
+ALL = {**FORMS, **LABEL_FORMS, **KEYPOINT_FORMS, **CHANGED_FORMS}
 
 
 @pytest.mark.parametrize("form", [name for name in ALL if name not in REFUSED_FORMS])
@@ -81,7 +88,7 @@ def configure(entry, register=True):
         "MODEL": {"META_ARCHITECTURE": "PerfectModel", "DEVICE": "cpu", "WEIGHTS": "weights.pth"},
         "DATASETS": {"EXTRA": [entry], "TRAIN": [], "TEST": [NAME]},
         "DATALOADER": {"NUM_WORKERS": 0},
-        "TEST": {"KEYPOINT_OKS_SIGMAS": [0.1, 0.1, 0.1]},
+        "TEST": {"KEYPOINT_OKS_SIGMAS": OKS_SIGMAS},
         "OUTPUT_DIR": "out",
     }
     Path("my.yaml").write_text(yaml.safe_dump(config))
