@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import DeepFuseCheckpointer
 from ..config.building import build_model
-from ..data.loader.records import load_records
+from ..data.loader.records import load_train_records
 from ..data.loader.test_loader import TestLoader, build_test_loader
 from ..data.loader.train_loader import TrainLoader, build_train_loader
 from ..data.mappers.build import build_mapper
@@ -91,8 +91,7 @@ class Trainer(ResumableTrainer):
             check_keypoints(cfg, DatasetCatalog.get(name), name)
         data_loader = self.build_train_loader(cfg)
         check_classes(cfg, model)
-        for check in (check_annotated, check_masks):
-            check(cfg, data_loader.records, ", ".join(cfg.DATASETS.TRAIN))
+        check_masks(cfg, data_loader.records, ", ".join(cfg.DATASETS.TRAIN))
         model = distribute(cfg, compile_by_config(cfg, model))
         self._trainer = build_step_trainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -209,13 +208,11 @@ class Trainer(ResumableTrainer):
         # pinned images go to a GPU while it computes
         pin_memory = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         mapper = build_mapper(mapper_name_of(meta_arch_of(cfg)), cfg, "train")
-        records = None
-        if cfg.DEEPFUSE_D2.INPUT.MIN_INSTANCE_AREA:
-            records = load_records(
-                cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-            )
-            if "annotations" in records[0]:
-                records = drop_small_instances(records, cfg.DEEPFUSE_D2.INPUT.MIN_INSTANCE_AREA)
+        records = load_train_records(cfg)
+        # before a sampler counts classes
+        check_annotated(cfg, records, ", ".join(cfg.DATASETS.TRAIN))
+        if cfg.DEEPFUSE_D2.INPUT.MIN_INSTANCE_AREA and "annotations" in records[0]:
+            records = drop_small_instances(records, cfg.DEEPFUSE_D2.INPUT.MIN_INSTANCE_AREA)
         return build_train_loader(cfg, mapper=mapper, records=records, pin_memory=pin_memory)
 
     @classmethod

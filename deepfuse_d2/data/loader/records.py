@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 
 from ...errors import DatasetError
 from ..records.tally import tally_of
 
-__all__ = ["load_records"]
+__all__ = ["load_records", "load_train_records"]
 
 
 def load_records(names: Sequence[str], **options: Any) -> list[dict[str, Any]]:
@@ -32,3 +33,17 @@ def load_records(names: Sequence[str], **options: Any) -> list[dict[str, Any]]:
     if not records:
         raise DatasetError(f"{', '.join(names)}: the data set holds no image.")
     return records
+
+
+def load_train_records(cfg: CfgNode) -> list[dict[str, Any]]:
+    """Those of DATASETS.TRAIN that a training takes.
+
+    Raises: DatasetError: see :func:`load_records`.
+    """
+    heads = cfg.MODEL.ROI_KEYPOINT_HEAD
+    return load_records(
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=heads.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from ...errors import ConfigError, DatasetError, TrainingError
 from ..mappers.seeded_mapper import DAMAGED, SeededSamples
 from .batches import Batches, SampleIndex, SamplerState, aspect_groups
-from .records import load_records
+from .records import load_train_records
 from .workers import explain_dead_workers, messages_alone, start_worker, wait_for_the_step
 
 __all__ = ["TrainLoader", "build_train_loader"]
@@ -191,14 +191,7 @@ def build_train_loader(
             f"processes together, so it must be a multiple of {world_size}."
         )
     if records is None:
-        records = load_records(
-            cfg.DATASETS.TRAIN,
-            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-            if cfg.MODEL.KEYPOINT_ON
-            else 0,
-            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
-        )
+        records = load_train_records(cfg)
     seed = comm.shared_random_seed()
     # detectron2's choice of mapper and sampler by config
     chosen = build_detection_train_loader.from_config(cfg, mapper, dataset=records)
