@@ -76,6 +76,7 @@ def test_workers_stay_over_the_epochs_and_read_records_that_nobody_copies():
 
 def test_images_for_a_gpu_are_pinned(monkeypatch):
     seen = {}
+    monkeypatch.setattr("deepfuse_d2.engine.trainer.load_train_records", lambda cfg: [])
     monkeypatch.setattr(
         "deepfuse_d2.engine.trainer.build_train_loader", lambda cfg, **options: seen.update(options)
     )
