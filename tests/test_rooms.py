@@ -102,6 +102,19 @@ def test_the_package_imports_nothing_of_the_repository_around_it():
     assert not [name for name in FILES if around & firsts[name]]
 
 
+@pytest.mark.parametrize(
+    ("call", "place"),
+    [
+        ("frPyObjects(", "structures.run_lengths"),  # COCO's run lengths are written
+        ("mask_util.merge(", "structures.run_lengths"),
+        ("embedding_bag(", "kernels.roi_align"),  # boxes are pooled
+    ],
+)
+def test_what_is_written_once_stays_in_its_file(call, place):
+    found = [name for name, path in FILES.items() if call in path.read_text(encoding="utf-8")]
+    assert found == [place]
+
+
 def test_imports_are_found_wherever_they_stand():
     assert {"inference", "visualization"} <= ARROWS["demo.side_by_side"]
     assert "config.keys" in ARROWS["config"]  # in a function

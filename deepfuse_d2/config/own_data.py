@@ -10,7 +10,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..data.guessing import Found
+from ..data.guessing import DataSplits
 from ..errors import DatasetError
 from ..kernels.capabilities import has_bfloat16
 from .recipes import base_config
@@ -73,7 +73,13 @@ def facts_of(train: str, val: str) -> Facts:
 
 
 def write_config(
-    found: Found, facts: Facts, *, start: StartWeights, time: str = "", device: str, output: str
+    found: DataSplits,
+    facts: Facts,
+    *,
+    start: StartWeights,
+    time: str = "",
+    device: str,
+    output: str,
 ) -> str:
     """A yaml, with the reason beside what is not plain.
 

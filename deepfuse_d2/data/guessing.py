@@ -10,13 +10,13 @@ from detectron2.data import DatasetCatalog
 from ..errors import DatasetError
 from .images import IMAGE_SUFFIXES
 
-__all__ = ["Found", "find_data"]
+__all__ = ["DataSplits", "find_data"]
 
 _IMAGE_FOLDERS = ("images", "imgs", "JPEGImages", "PNGImages", "train", ".")
 _LABEL_FOLDERS = ("instances", "labels", "masks", "PedMasks", "annotations")
 
 
-class Found(NamedTuple):
+class DataSplits(NamedTuple):
     """Names of the data sets to train and to evaluate on, and the entries that register them."""
 
     entries: list[dict[str, Any]]
@@ -26,7 +26,7 @@ class Found(NamedTuple):
 
 def find_data(
     data: str, val: str | None = None, *, images: str | None = None, val_images: str | None = None
-) -> Found:
+) -> DataSplits:
     """Say how a data set is opened.
 
     Args:
@@ -43,27 +43,28 @@ def find_data(
         other = val or data.replace("train", "val")
         if other == data or other not in DatasetCatalog:
             return _split([], data)
-        return Found([], data, other)
+        return DataSplits([], data, other)
     entry = {"NAME": "own_train", **_entry(Path(data), images)}
     if val is not None:
         if val in DatasetCatalog:
-            return Found([entry], "own_train", val)
+            return DataSplits([entry], "own_train", val)
         other = {"NAME": "own_val", **_entry(Path(val), val_images or images)}
-        return Found([entry, other], "own_train", "own_val")
+        return DataSplits([entry, other], "own_train", "own_val")
     if entry["FORMAT"] == "yolo":
         splits = _splits_of_yolo(entry["DATA"])
         if splits:
-            return Found([entry, {**entry, "NAME": "own_val", "SPLIT": splits[0]}], "own_train",
-                         "own_val")  # fmt: skip
+            other = {**entry, "NAME": "own_val", "SPLIT": splits[0]}
+            return DataSplits([entry, other], "own_train", "own_val")
     if entry["FORMAT"] == "voc_instances":
-        return Found([entry, {**entry, "NAME": "own_val", "SPLIT": "val"}], "own_train", "own_val")
+        other = {**entry, "NAME": "own_val", "SPLIT": "val"}
+        return DataSplits([entry, other], "own_train", "own_val")
     return _split([{**entry, "NAME": "own"}], "own")
 
 
-def _split(entries: list[dict[str, Any]], name: str) -> Found:
+def _split(entries: list[dict[str, Any]], name: str) -> DataSplits:
     parts = [{"NAME": f"own_{part}", "FORMAT": "part", "OF": name, "PART": part, "RATIO": 0.2}
              for part in ("train", "val")]  # fmt: skip
-    return Found([*entries, *parts], "own_train", "own_val")
+    return DataSplits([*entries, *parts], "own_train", "own_val")
 
 
 def _entry(path: Path, images: str | None) -> dict[str, Any]:
