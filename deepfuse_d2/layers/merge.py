@@ -106,8 +106,9 @@ class ChannelGatedMerge(nn.Module):
             for _ in range(num_inputs - 1)
         )
         for excite in self.excitations:
-            nn.init.zeros_(excite[2].weight)
-            nn.init.zeros_(excite[2].bias)
+            *_, last = excite.children()
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
         """List of (N, C, H, W) -> (N, C, H, W)."""
