@@ -192,7 +192,16 @@ class Broken(EagerEngine):
         raise RuntimeError("no such operator\nand more")
 
 
-@pytest.mark.parametrize("engine", [Constant(), Broken()])
+class Wrapping(EagerEngine):
+    """As inductor words it: what went wrong stands in the second line."""
+
+    name = "wrapping"
+
+    def compile(self, part, example, dynamic, dtype):
+        raise RuntimeError("backend raised:\nno such operator\nand more")
+
+
+@pytest.mark.parametrize("engine", [Constant(), Broken(), Wrapping()])
 def test_a_part_that_an_engine_gets_wrong_or_not_at_all_stays_out_of_it(engine, caplog):
     conv = nn.Conv2d(3, 4, 3).requires_grad_(False)
     part = PartInEngine(

@@ -124,10 +124,12 @@ class PartInEngine:
 
     def _give_way(self, reason: str) -> None:
         level = logging.INFO if self.fastest else logging.WARNING
+        lines = [line.strip() for line in reason.splitlines() if line.strip()]
+        # inductor: "BackendCompilerFailed: backend='inductor' raised:", and below it what
+        told = lines[: 2 if lines and lines[0].endswith(":") else 1]
         _log.log(
-            level, "%s stays out of the engine %s: %s", self.name, self.engine.name,
-            reason.splitlines()[0] if reason else "",
-        )  # fmt: skip
+            level, "%s stays out of the engine %s: %s", self.name, self.engine.name, " ".join(told)
+        )
         self._source = self._run = None
 
 
