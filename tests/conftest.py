@@ -130,3 +130,33 @@ def tiny_minicity(tmp_path_factory):
 def tiny_opts():
     """Config overrides that make the quickstart's network tiny."""
     return list(TINY)
+
+
+@pytest.fixture(scope="session")
+def busy_folder(tmp_path_factory):
+    """A packed model, narrow and with random weights, that finds some objects in every image."""
+    from benchmarks.prediction_memory import busy_model
+    from deepfuse_d2.inference.packing import pack
+
+    folder = tmp_path_factory.mktemp("busy")
+    model, cfg = busy_model()
+    cfg.MODEL.WEIGHTS = str(folder / "weights.pth")
+    torch.save({"model": model.state_dict()}, cfg.MODEL.WEIGHTS)
+    return pack(cfg, folder / "model")
+
+
+@pytest.fixture(scope="session")
+def labels_folder(tmp_path_factory):
+    """A packed semantic model, narrow and with random weights."""
+    from detectron2.modeling import build_model
+
+    from deepfuse_d2 import get_config
+    from deepfuse_d2.inference.packing import pack
+
+    small = ["MODEL.NECK.OUT_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32"]
+    cfg = get_config("MiniCity/sem_seg_R_18_SemSegFPN_quick", [*small, "MODEL.DEVICE", "cpu"])
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("labels")
+    cfg.MODEL.WEIGHTS = str(folder / "weights.pth")
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    return pack(cfg, folder / "model")

@@ -33,6 +33,7 @@ from .instance_tiles import merge_tiles, tiles_of
 from .optimize.model import optimize_for_inference
 from .pipeline import ordered_batches
 from .reading import MAX_PIXELS, VIDEO_SUFFIXES, find_images, read_channels, read_image, video
+from .records import FORMS, record_of
 from .results import CONVERTERS, OUTPUTS, convert_predictions, scaled_instances
 
 __all__ = ["Predictor"]
@@ -93,9 +94,10 @@ class Predictor:
             model: built from `config` and with its weights; then nothing is loaded.
             output: "native" for detectron2's Instances (a label map (H, W) of a semantic model, and
                 what a model of one kind of predictions gives else), "rle" for COCO's results with
-                compressed run lengths, or "supervision" for ``supervision.Detections``. All are on
-                the CPU. A model that gives several kinds, as Panoptic FPN does, gives a mapping of
-                them: "instances", "sem_seg", "panoptic_seg".
+                compressed run lengths, "supervision" for ``supervision.Detections``, or "record"
+                for plain values and PNGs, see :class:`.Record`. All are on the CPU. A model that
+                gives several kinds, as Panoptic FPN does, gives a mapping of them: "instances",
+                "sem_seg", "panoptic_seg"; a record holds them all.
             score_threshold: instances of lower scores are left out, 0..1; None for what the config
                 says.
             batch_size: images that go through the network at once; only images of one shape do.
@@ -329,12 +331,22 @@ class Predictor:
         if prepared.image is not None:
             limit = self.cfg.TEST.DETECTIONS_PER_IMAGE
             found = merge_tiles(raw, prepared.size, limit=limit)
+            if output == "record":
+                instances = convert_predictions(found, FORMS["instances"], self.metadata)
+                return record_of({"instances": instances}, prepared.size)
             return convert_predictions(found, output, self.metadata)
         results = {
-            name: CONVERTERS[name](value, *prepared.size, output, self.metadata)
+            name: CONVERTERS[name](
+                value,
+                *prepared.size,
+                FORMS[name] if output == "record" else output,
+                self.metadata,
+            )
             for name, value in raw.items()
             if name in CONVERTERS
         }
+        if output == "record":
+            return record_of(results, prepared.size)
         return next(iter(results.values())) if len(results) == 1 else results
 
 

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 #: native: detectron2's Instances, or a label map (H, W); see :class:`.Predictor` for the others
-OUTPUTS = ("native", "rle", "supervision")
+OUTPUTS = ("native", "rle", "record", "supervision")
 
 
 def convert(
