@@ -14,6 +14,7 @@ __all__ = [
     "DamagedWeightsError",
     "DatasetError",
     "ImageError",
+    "PredictionError",
     "TrainingError",
     "UserError",
     "WeightsError",
@@ -43,6 +44,10 @@ class DamagedWeightsError(WeightsError):
 
 class TrainingError(UserError, RuntimeError):
     """A training cannot go on: memory or disk are full, losses are not finite, workers died."""
+
+
+class PredictionError(UserError, RuntimeError):
+    """A prediction of many images, or a server, cannot go on: the disk is full, workers died."""
 
 
 class ImageError(UserError, ValueError):

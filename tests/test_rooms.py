@@ -32,7 +32,7 @@ ROOMS = (
     ("analysis", "evaluation", "visualization"),
     ("submission",),
     ("engine", "inference"),
-    ("ablation", "demo"),
+    ("ablation", "batch", "demo"),
     ("cli",),
     ("__main__",),
 )

@@ -22,7 +22,15 @@ __all__ = ["COMMANDS", "build_parser", "main", "module_of", "parse", "run", "run
 # By what one wants to do; each is a file of this folder.
 COMMANDS = {
     "Train": ("init", "train", "eval", "find-lr", "ablate", "pretrain", "replay", "submit"),
-    "Use a model": ("predict", "map", "demo", "compare", "export", "submission"),
+    "Use a model": (
+        "predict",
+        "predict-many",
+        "map",
+        "demo",
+        "compare",
+        "export",
+        "submission",
+    ),
     "Hand it on": ("pack", "push"),
     "Data": ("prepare", "check-data", "visualize-data", "convert-data", "crop-objects"),
     "Networks and weights": ("recipes", "analyze", "count-parameters", "convert"),
