@@ -32,7 +32,7 @@ ROOMS = (
     ("analysis", "evaluation", "visualization"),
     ("submission",),
     ("engine", "inference"),
-    ("ablation", "batch", "demo"),
+    ("ablation", "batch", "demo", "serving"),
     ("cli",),
     ("__main__",),
 )

@@ -25,6 +25,7 @@ COMMANDS = {
     "Use a model": (
         "predict",
         "predict-many",
+        "serve",
         "map",
         "demo",
         "compare",
