@@ -109,8 +109,8 @@ def kill_workers_and_all(many: ManyImages, output: Path, kills: int) -> Outcome:
             done += 1
     lost += _end_of(many, output, many.started(output))
     return Outcome(
-        f"{done} times killed, workers and the command itself, over {starts} starts and {runs} "
-        "folders of results; the same command went on each time",
+        f"{done} times killed, workers and the command itself, over {starts} starts (folders "
+        f"of results: {runs}); the same command went on each time",
         lost,
     )
 
