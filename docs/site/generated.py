@@ -189,5 +189,5 @@ def _description(command: str) -> str:
 
 def _usage(parser: argparse.ArgumentParser) -> str:
     parser.description = None
-    parser.formatter_class = functools.partial(argparse.HelpFormatter, width=90)
+    parser.formatter_class = functools.partial(argparse.HelpFormatter, width=82)
     return parser.format_help().strip()
