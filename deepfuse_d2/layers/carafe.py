@@ -57,7 +57,7 @@ class Carafe(nn.Module):
         self.scale = nn.Parameter(torch.full((channels, 1, 1), start))
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """(N, C, h, w) -> (N, C, *size), where `size` is that of r h x r w, or near it."""
+        """(N, C, h, w) -> (N, C, height, width) of `size`, that of r h x r w, or near it."""
         nearest = F.interpolate(x, size=size, mode="nearest")
         # larger by a pixel where the finer map has an odd side
         learned = _fit(self._reassemble(x), size[0], size[1])

@@ -32,7 +32,7 @@ def resample(x: torch.Tensor, size: tuple[int, int], mode: str = "nearest") -> t
 
 
 def bilinear(x: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
-    """(N, C, H, W) -> (N, C, *size), in float32 where autocast has made x smaller.
+    """(N, C, H, W) -> (N, C, height, width) of `size`, in float32 where autocast has made x smaller.
 
     torch's kernels round the positions and weights of bfloat16 maps; here only the result is.
     """
@@ -138,7 +138,7 @@ class Resample(nn.Module):
             self.down = DOWNSAMPLES[downsample](channels, ratio.bit_length() - 1, norm)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """(N, C, H_s, W_s) -> (N, C, *size)"""
+        """(N, C, H_s, W_s) -> (N, C, height, width) of `size`"""
         if self.up is not None:
             return self.up(x, size)
         if self.coarser:
