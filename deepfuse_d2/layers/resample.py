@@ -32,7 +32,7 @@ def resample(x: torch.Tensor, size: tuple[int, int], mode: str = "nearest") -> t
 
 
 def bilinear(x: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
-    """(N, C, H, W) -> (N, C, height, width) of `size`, in float32 where autocast has made x smaller.
+    """(N, C, H, W) -> (N, C, height, width) of `size`; float32 where autocast has made x smaller.
 
     torch's kernels round the positions and weights of bfloat16 maps; here only the result is.
     """
