@@ -80,19 +80,28 @@ class ForkedCommand:
         return True
 
 
+def _log_to_one_place() -> None:
+    """Let every logger that has handlers write to file 1 alone, not where the parent had them."""
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    handler = logging.StreamHandler(sys.stdout)
+    for name in (None, *logging.root.manager.loggerDict):
+        logger = logging.getLogger(name)
+        if logger.handlers:
+            logger.handlers[:] = [handler]
+
+
 def _run(words: list[str], log: Path, largest_file: int | None) -> None:
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    _log_to_one_place()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     local.process_context = lambda: _CONTEXT  # type: ignore[assignment]
     # done above; in a fork, OpenCV waits for the threads that it had
     local.limit_threads = lambda threads: None
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    logging.getLogger().handlers.clear()  # those of whoever forked
     code = main(words)
     sys.stdout.flush()
     os._exit(code)

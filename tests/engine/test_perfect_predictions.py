@@ -72,7 +72,9 @@ def test_perfect_predictions_score_100_through_the_command(tmp_path, form):
 @pytest.mark.parametrize("form", sorted(REFUSED_FORMS))
 def test_what_cannot_be_read_ends_in_one_message_through_the_command(tmp_path, form, capsys):
     configure(ALL[form](tmp_path), register=False)
-    assert main(["train", "--config-file", "my.yaml", "--eval-only"]) == 2
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--config-file", "my.yaml", "--eval-only"])
+    assert end.value.code == 2
     assert f'Data set "{NAME}": ' in capsys.readouterr().err
 
 

@@ -16,7 +16,7 @@ from deepfuse_d2.modeling.sem_seg import DeepFuseSemSegHead
 # every setting at another value than its default, in a combination that can be built
 OTHERS = FuseSettings(
     merge="concat", unit="residual", depth=2, norm="BN", align_norm="GN", upsample="bilinear",
-    downsample="avg_pool", drop_path=0.25, zero_init=False,
+    downsample="avg_pool", alignment="flow", drop_path=0.25, zero_init=False,
 )  # fmt: skip
 
 

@@ -97,7 +97,9 @@ def ask(port, path="/predict", body=None, headers=(), method="POST"):
     """Status, and what the JSON or the text says."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
-        connection.request(method, path, png() if body is None else body, dict(headers))
+        # the server may answer, and close its side, before it has read a body that is too long
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, path, png() if body is None else body, dict(headers))
         response = connection.getresponse()
         content = response.read()
     finally:
@@ -240,7 +242,8 @@ def test_more_than_may_wait_are_refused_at_once_and_the_others_answered(port, sl
 
 def test_an_answer_that_takes_too_long_is_given_up(port, slow):
     assert ask(port) == (504, "There was no answer within 1 seconds.")
-    assert slow.waiting == 0
+    # given up behind the answer, by the server's own loop
+    wait_for(lambda: slow.waiting == 0)
 
 
 def test_a_client_that_is_gone_is_not_predicted_for(port, slow):
