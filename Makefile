@@ -1,6 +1,7 @@
 # make quickstart   everything from nothing to a trained, evaluated, drawn model
 # make demo         a page on this machine to look at the models trained so far
 # make docs         the documentation site, build/docs/index.html; a warning is an error
+# make tutorial     docs/tutorial.ipynb run anew, its outputs kept; some minutes
 # make cards        docs/models.md anew, after a config, a network or a figure has changed
 # make test         the test suite; its last line counts what passed and failed; with
 #                   DETECTRON2=<checkout> on another detectron2
@@ -21,7 +22,7 @@ PORT   ?= 7860
 READY  := $(VENV)/ready
 
 .DELETE_ON_ERROR:
-.PHONY: install quickstart demo docs cards test test-machines test-oldest wheel lint format clean
+.PHONY: install quickstart demo docs tutorial cards test test-machines test-oldest wheel lint format clean
 
 install: $(READY)
 
@@ -54,6 +55,9 @@ docs: $(READY)
 	$(BIN)/python -W ignore -m sphinx --quiet --fail-on-warning --keep-going --builder html \
 		--conf-dir docs/site --doctree-dir build/doctrees . build/docs
 	@echo "The site lies in build/docs/index.html"
+
+tutorial: $(READY)
+	$(BIN)/python -m benchmarks.tutorial
 
 cards: $(READY)
 	$(BIN)/python -W ignore -m benchmarks.model_cards
