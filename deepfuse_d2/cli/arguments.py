@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = [
+    "add_config_and_weights",
     "add_config_file",
+    "add_model",
     "add_overrides",
     "add_recipe",
+    "check_model",
     "config_and_overrides",
     "files_and_recipes",
     "offer",
@@ -26,6 +29,29 @@ def add_config_file(parser: argparse.ArgumentParser, **options: Any) -> None:
     given: dict[str, Any] = {"required": True, "metavar": "FILE"}
     given["help"] = "a yaml, or the name of a recipe"
     offer(parser.add_argument("--config-file", **given | options), files_and_recipes)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, and what may be given in its place; :func:`check_model` looks at them."""
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="that deepfuse pack wrote, or hf://owner/name[@revision]"
+    )
+    add_config_and_weights(parser)
+
+
+def add_config_and_weights(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config-file`` and ``--weights`` in place of a ``--model``."""
+    add_config_file(parser, required=False, help="in place of --model, a yaml or a recipe")
+    parser.add_argument("--weights", metavar="FILE", help="for --config-file")
+
+
+def check_model(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End with a usage error unless there is a model, or a config with weights, and not both."""
+    if [bool(x) for x in (args.model, args.config_file, args.weights)] not in (
+        [True, False, False],
+        [False, True, True],
+    ):
+        parser.error("give --model, or --config-file and --weights")
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

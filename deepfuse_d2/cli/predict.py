@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import ImageError
-from .arguments import add_config_file
+from .arguments import add_model, check_model
 
 __all__ = ["add_arguments", "check", "run"]
 
@@ -19,11 +19,7 @@ SAVED = ("pictures", "video", "coco", "cityscapes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", metavar="FOLDER", help="that deepfuse pack wrote, or hf://owner/name[@revision]"
-    )
-    add_config_file(parser, required=False, help="in place of --model, a yaml or a recipe")
-    parser.add_argument("--weights", metavar="FILE", help="for --config-file")
+    add_model(parser)
     parser.add_argument(
         "--input", type=Path, nargs="+", default=[], metavar="PATH",
         help="images, video files and folders",
@@ -50,11 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    if [bool(x) for x in (args.model, args.config_file, args.weights)] not in (
-        [True, False, False],
-        [False, True, True],
-    ):
-        parser.error("give --model, or --config-file and --weights")
+    check_model(args, parser)
     if not args.input and not args.camera:
         parser.error("nothing to look at: give --input or --camera")
     if not 0 <= args.threshold <= 1:

@@ -17,17 +17,13 @@ import sys
 from pathlib import Path
 
 from ..errors import ConfigError
-from .arguments import add_config_file
+from .arguments import add_model, check_model
 
 __all__ = ["add_arguments", "check", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", metavar="FOLDER", help="that deepfuse pack wrote, or hf://owner/name[@revision]"
-    )
-    add_config_file(parser, required=False, help="in place of --model, a yaml or a recipe")
-    parser.add_argument("--weights", metavar="FILE", help="for --config-file")
+    add_model(parser)
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="PATH",
         help="images, folders, patterns in quotes, text files of paths, Parquet files of paths or "
@@ -55,11 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    if [bool(x) for x in (args.model, args.config_file, args.weights)] not in (
-        [True, False, False],
-        [False, True, True],
-    ):
-        parser.error("give --model, or --config-file and --weights")
+    check_model(args, parser)
     for name in ("workers", "threads", "batch", "part_size"):
         value = getattr(args, name)
         if value is not None and value < 1:

@@ -16,7 +16,7 @@ import logging
 from pathlib import Path
 
 from ..errors import ConfigError
-from .arguments import add_config_file
+from .arguments import add_config_and_weights, check_model
 
 __all__ = ["add_arguments", "check", "run"]
 
@@ -29,8 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="that deepfuse pack wrote, or hf://owner/name; may be repeated; the first is also "
         "at /predict",
     )  # fmt: skip
-    add_config_file(parser, required=False, help="in place of --model, a yaml or a recipe")
-    parser.add_argument("--weights", metavar="FILE", help="for --config-file")
+    add_config_and_weights(parser)
     parser.add_argument(
         "--host", default="127.0.0.1",
         help="address to listen on; any other than the default lets others in",
@@ -70,11 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    if [bool(x) for x in (args.model, args.config_file, args.weights)] not in (
-        [True, False, False],
-        [False, True, True],
-    ):
-        parser.error("give --model, or --config-file and --weights")
+    check_model(args, parser)
     for name in (*_COUNTS, "read_timeout", "timeout"):
         value = getattr(args, name)
         if value is not None and not value > 0:
