@@ -1,12 +1,13 @@
 """Files that are never half there, and the folder for those that can be made again."""
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["BESIDE_THE_DATA", "CACHE_VARIABLE", "cache_home", "written_whole"]
+__all__ = ["BESIDE_THE_DATA", "CACHE_VARIABLE", "cache_home", "file_digest", "written_whole"]
 
 #: The environment variable that moves the cache; the key CACHE.FOLDER sets it.
 CACHE_VARIABLE = "DEEPFUSE_CACHE"
@@ -52,3 +53,12 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; it is read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,6 +1,5 @@
 """Many images from a list to a folder of results, on this machine or on many."""
 
-import hashlib
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ from ..checkpoint.model_folder import is_model_folder, open_folder
 from ..config.flatten import flatten
 from ..config.loading import load_config
 from ..errors import ConfigError, WeightsError
+from ..files import file_digest
 from ..inference.packing import difference, labels_of
 from ..inference.processes import choose_workers, devices_of
 from .coco import write_coco
@@ -196,10 +196,4 @@ def _check_same(folder: Folder, begun: Mapping[str, Any], run: Mapping[str, Any]
 def _digest(weights: str) -> str:
     """SHA-256 of a file; what names no file stands for itself."""
     path = weights.split("?")[0]
-    if not os.path.isfile(path):
-        return weights
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_digest(path) if os.path.isfile(path) else weights

@@ -11,7 +11,6 @@
 where they take a file. ``hf://owner/name`` is such a folder on a model hub, see hub.py.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DamagedWeightsError, WeightsError
-from ..files import written_whole
+from ..files import file_digest, written_whole
 
 __all__ = [
     "CONFIG",
@@ -118,7 +117,7 @@ def write_mark(path: Path, files: Sequence[str], network: Mapping[str, str], by:
         "version": _VERSION,
         "written_by": by,
         "network": dict(network),
-        "files": {name: _digest(path / name) for name in files},
+        "files": {name: file_digest(path / name) for name in files},
     }
     with written_whole(path / _MARK) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -130,19 +129,11 @@ def _check_file(path: Path, name: str, digest: str, verify: bool) -> None:
         raise DamagedWeightsError(
             f"The model folder {path} has no file {name}: it is incomplete. Copy it again, whole."
         )
-    if verify and _digest(path / name) != digest:
+    if verify and file_digest(path / name) != digest:
         raise DamagedWeightsError(
             f"{path / name} is not as it was written: it is damaged, or was changed. Copy the "
             "folder again, or pack the model anew."
         )
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_json(path: Path, name: str | os.PathLike) -> dict[str, Any] | None:
