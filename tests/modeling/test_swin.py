@@ -6,9 +6,9 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from backbone_suite import BackboneSuite, build
-from detectron2.config import get_cfg
+from backbone_suite import BackboneSuite, backbone_config, build
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
 
 from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.modeling.backbone import CompositeBackbone, Swin
@@ -153,16 +153,5 @@ def test_what_cannot_be_built_is_refused_with_the_reason(overrides, message):
 
 
 def test_channels_of_an_image_are_those_of_the_config():
-    network = build_with_channels(4)
+    network = build_backbone(backbone_config(*SMALL), ShapeSpec(channels=4))
     assert network(torch.randn(1, 4, 32, 32))["res2"].shape == (1, 16, 8, 8)
-
-
-def build_with_channels(number):
-    from deepfuse_d2 import add_deepfuse_config
-    from deepfuse_d2.modeling.backbone import build_swin_backbone
-
-    cfg = get_cfg()
-    add_deepfuse_config(cfg)
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.merge_from_list(list(SMALL))
-    return build_swin_backbone(cfg, ShapeSpec(channels=number))

@@ -82,13 +82,12 @@ class Connection(nn.Module):
     ):
         super().__init__()
         channels = target.channels
+        self.resize = Resample(channels, source.stride, target.stride)
         if identity and source.channels == channels:
             self.conv = nn.Identity()
-            self.resize = Resample(channels, source.stride, target.stride)
             return
         made = FixedBatchNorm2d(channels) if norm == "FixedBN" else get_norm(norm, channels)
         self.conv = Conv2d(source.channels, channels, 1, bias=made is None, norm=made)
-        self.resize = Resample(channels, source.stride, target.stride)
         if zero_init:
             for parameter in (self.conv if made is None else made).parameters(recurse=False):
                 nn.init.zeros_(parameter)
@@ -245,6 +244,10 @@ class CompositeBackbone(Backbone):
             is_lead = k == self.runs - 1
             count = len(self.levels) if is_lead or all_levels else 1 + self._last_needed()
             before, results, features = results, [], {}
+            to_blocks = self.connect_to == "blocks"
+            seen = before
+            if k and to_blocks:
+                seen = [branches[-1].get(names[-1]) for names in self.levels]
             for level in range(count):
                 if k and level <= self.prune and (level or self.share_stem):
                     results.append(before[level])
@@ -253,13 +256,12 @@ class CompositeBackbone(Backbone):
                     }
                     continue
                 x = image if level == 0 else results[-1]
-                entered = bool(k and level) and self.connect_to == "blocks"
+                is_connected = bool(k and level)
+                entered = is_connected and to_blocks
                 if entered:
                     x = enter_stage(network, self.levels[level][0], x)
-                    seen = [branches[-1].get(names[-1]) for names in self.levels]
+                if is_connected:
                     x = self._plus_connections(k, level, x, seen)
-                elif k and level:
-                    x = self._plus_connections(k, level, x, before)
                 for name in self.levels[level]:
                     x = run_stage(network, name, x, entered)
                     if name in self._shapes:

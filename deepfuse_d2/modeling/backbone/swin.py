@@ -123,15 +123,6 @@ class Swin(SwinTransformer):
         # detectron2's property asks for an attribute that its constructor misspells
         return 0
 
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {
-            name: ShapeSpec(
-                channels=self._out_feature_channels[name],
-                stride=self._out_feature_strides[name],
-            )
-            for name in self._out_features
-        }
-
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, C, H, W) -> features by name, of ceil(H / stride) rows."""
         return {self.stage_names[int(name[1:])]: x for name, x in super().forward(image).items()}
