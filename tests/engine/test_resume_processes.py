@@ -102,7 +102,7 @@ class Statistics(HookBase):
 def test_an_iteration_that_one_process_skips_all_skip(whole, tmp_path):
     run(tmp_path, "DEEPFUSE_D2.SOLVER.SAFETY.NONFINITE", "skip", hooks=[PoisonOne(), Statistics()])
     for rank in range(2):
-        means = [torch.load(tmp_path / f"mean_{rank}_{i}.pt") for i in (4, 5, 6)]
+        means = [torch.load(tmp_path / f"mean_{rank}_{i}.pt", weights_only=True) for i in (4, 5, 6)]
         assert torch.equal(means[0], means[1])
         assert not torch.equal(means[1], means[2])
     found, before = losses(tmp_path), losses(whole)
