@@ -5,18 +5,22 @@ file and touches neither network nor GPU.
 """
 
 import sys
+import warnings
 
 from .version import __version__
 
 # Help and completion of the command `deepfuse` ask for nothing of this (deepfuse_command.py).
 if not getattr(sys.modules.get("deepfuse_command"), "is_parsing", False):
-    from . import data, modeling  # noqa: F401  (imported for their registrations)
-    from .checkpoint.sources.timm_files import load_timm_weights
-    from .config.checking import check_config
-    from .config.keys import add_deepfuse_config
-    from .config.loading import get_config, load_config
-    from .config.recipes import list_configs
-    from .modeling.backbone import timm_features
+    with warnings.catch_warnings():
+        # by fvcore, at its import, where nobody can do anything about it
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        from . import data, modeling  # noqa: F401  (imported for their registrations)
+        from .checkpoint.sources.timm_files import load_timm_weights
+        from .config.checking import check_config
+        from .config.keys import add_deepfuse_config
+        from .config.loading import get_config, load_config
+        from .config.recipes import list_configs
+        from .modeling.backbone import timm_features
 
     timm_features.load_weights = load_timm_weights
 

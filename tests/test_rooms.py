@@ -20,7 +20,7 @@ PACKAGE = Path(deepfuse_d2.__file__).parent
 # stand side by side, and neither imports the other. A file may stand lower than its folder.
 ROOMS = (
     ("errors", "version"),
-    ("files", "randomness"),
+    ("files", "noise", "randomness"),
     ("checkpoint.array_pickle", "config.flatten", "config.look_up", "config.recipes"),
     ("checkpoint.tensorflow_bundle",),
     ("checkpoint.safe_load", "config.keys"),

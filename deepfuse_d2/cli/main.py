@@ -15,6 +15,7 @@ from types import ModuleType
 import deepfuse_d2
 
 from ..errors import UserError
+from ..noise import quiet_libraries
 from ..version import __version__
 
 __all__ = ["COMMANDS", "build_parser", "main", "module_of", "parse", "run", "run_tool"]
@@ -80,6 +81,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Run parsed arguments; a user's mistake ends in its message alone, and exit code 2."""
+    quiet_libraries()
     if args.needs_package and not hasattr(deepfuse_d2, "load_config"):
         importlib.reload(deepfuse_d2)  # with its registrations; see deepfuse_command.py
     try:

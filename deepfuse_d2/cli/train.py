@@ -4,13 +4,15 @@
     deepfuse train --config-file my.yaml --resume --num-gpus 8 SOLVER.BASE_LR 0.01
 
 The options are detectron2's; torchrun works as well (torchrun ... -m deepfuse_d2 train). On a
-machine without GPUs --num-gpus N starts N processes on the CPU. docs/training.md says how to train
-fast, and docs/scaling.md how on several machines.
+machine without GPUs --num-gpus N starts N processes on the CPU. The screen shows how far the
+training is, and its results; OUTPUT_DIR/log.txt has all that --verbose shows besides.
+docs/training.md says how to train fast, and docs/scaling.md how on several machines.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -29,8 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is evaluated or trained, and on how many processes."""
+    """Add what is evaluated or trained, on how many processes, and what the screen shows."""
     add_recipe(parser)
+    parser.add_argument(
+        "--verbose", action="store_true", help="show all of OUTPUT_DIR/log.txt on the screen"
+    )
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="of this machine")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="counted from 0")
@@ -78,6 +83,9 @@ def train(args: argparse.Namespace):
     from ..engine.preflight import check_classes
 
     cfg = setup(args)
+    output = Path(cfg.OUTPUT_DIR)
+    logger = logging.getLogger(__name__)
+    logger.info("The log of all: %s", output / "log.txt")
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = DeepFuseCheckpointer(
@@ -85,14 +93,19 @@ def train(args: argparse.Namespace):
         )
         found = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         check_classes(cfg, model, found.get("thing_classes") or (), training=False)
-        return Trainer.evaluate(cfg, model)
+        results = Trainer.evaluate(cfg, model)
+        logger.info("Files of the evaluation: %s", output / "inference")
+        return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     results = trainer.train()
-    if args.pack and comm.is_main_process():
-        output = Path(cfg.OUTPUT_DIR)
+    if not comm.is_main_process():
+        return results
+    if args.pack:
         trained = cfg.clone()
         trained.defrost()
         trained.MODEL.WEIGHTS = str(output / "model_final.pth")
         pack_model(trained, output / "model", output / "results.json", overwrite=True)
+    kept = [output / name for name in ("model_final.pth", "model", "results.json", "inference")]
+    logger.info("Kept: %s", ", ".join(str(path) for path in kept if path.exists()))
     return results

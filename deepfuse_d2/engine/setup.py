@@ -13,7 +13,9 @@ from detectron2.utils.logger import setup_logger
 from ..config.checking import check_config
 from ..config.loading import load_config
 from ..errors import ConfigError, WeightsError
+from ..noise import quiet_libraries
 from ..version import __version__
+from .screen import limit_screen
 
 __all__ = ["setup"]
 
@@ -21,7 +23,8 @@ __all__ = ["setup"]
 def setup(args: argparse.Namespace) -> CfgNode:
     """Config of detectron2's command line, checked and frozen; starts logging to OUTPUT_DIR.
 
-    Writes config.yaml (the merged config) and environment.txt (versions, git state) there.
+    Writes config.yaml (the merged config) and environment.txt (versions, git state) there. The
+    screen shows what screen.py says, or all of the log with ``args.verbose``.
     """
     cfg = load_config(args.config_file, args.opts)
     check_config(cfg)
@@ -32,8 +35,14 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )
     cfg.freeze()
     try:
+        # before default_setup, which takes the first two as they are here, and prints at once
+        rank = comm.get_rank()
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+        setup_logger(cfg.OUTPUT_DIR, rank, name="deepfuse_d2", abbrev_name="df2")
+        quiet_libraries()
+        limit_screen(verbose=getattr(args, "verbose", False))
         default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="deepfuse_d2", abbrev_name="df2")
         if comm.is_main_process():
             Path(cfg.OUTPUT_DIR, "environment.txt").write_text(
                 f"deepfuse_d2 {__version__}\ngit {git_state()}\n{collect_env_info()}\n"
