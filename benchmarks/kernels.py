@@ -1,11 +1,17 @@
 """Time each kernel written by hand against what it takes the place of, interleaved.
 
     python -m benchmarks.kernels
+    python -m benchmarks.kernels winograd --engines openvino inductor
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.kernels winograd
 
-Of each: the median of its milliseconds, how many times as long the other one takes (medians of
-ratios within a round; below 1 the kernel is slower), and the lines of code of its files. A kernel
-stays where it is 1.15 times as fast on some kind of machine, and is chosen there alone.
+Of each: the median of its milliseconds, the GFLOP/s of the operation as it is defined (a kernel
+that saves multiplications may surpass the machine), how many times as long the other one takes and
+the fastest of the engines (medians of ratios within a round; below 1 the kernel is slower), and the
+lines of its files. A kernel stays where it is 1.15 times as fast as the best of the others on some
+kind of machine, and is chosen there alone.
+
+The engines compute what is dense in prediction; no engine trains, aligns regions, pastes masks or
+selects proposals.
 """
 
 import argparse
@@ -13,6 +19,7 @@ import copy
 import functools
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import NamedTuple
@@ -24,10 +31,13 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d, ROIAlign, ShapeSpec, pa
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import build_proposal_generator
 from detectron2.structures import Boxes, ImageList
+from fvcore.nn import FlopCountAnalysis
 from tabulate import tabulate
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from benchmarks.timing import run_rounds, summarize
+from deepfuse_d2.inference.engines import ENGINES
 from deepfuse_d2.inference.optimize import heads, proposals
 from deepfuse_d2.kernels import (
     folded_conv,
@@ -37,7 +47,8 @@ from deepfuse_d2.kernels import (
     tiled_convolution,
     winograd,
 )
-from deepfuse_d2.kernels.capabilities import isa
+from deepfuse_d2.kernels.capabilities import has_bfloat16, isa
+from deepfuse_d2.kernels.winograd import WinogradConv2d
 from deepfuse_d2.modeling.postprocessing import paste
 
 LAST = torch.channels_last
@@ -50,6 +61,10 @@ class Row(NamedTuple):
     work: str
     ours: Callable[[], object]
     theirs: Callable[[], object]
+    #: the same as a module and its input, for engines; None where no engine does such work
+    module: nn.Module | None = None
+    x: Tensor | None = None
+    dtype: torch.dtype = torch.float32
 
 
 #: files of each kernel
@@ -65,6 +80,14 @@ FILES: dict[str, list[ModuleType]] = {
 }
 
 
+def _dtypes() -> list[torch.dtype]:
+    return [torch.float32, torch.bfloat16] if has_bfloat16() else [torch.float32]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _maps(*shape: int) -> Tensor:
     return torch.randn(shape).relu().contiguous(memory_format=LAST)
 
@@ -75,33 +98,41 @@ def _convolution(channels: int, out: int, side: int = 3) -> nn.Conv2d:
 
 
 def _winograd() -> Iterator[Row]:
-    for shape in ((1, 256, 128, 256), (1, 256, 64, 128), (1, 256, 16, 32), (100, 256, 14, 14)):
-        conv, x = _convolution(256, 256), _maps(*shape)
-        make = packed_conv.InferenceConv2d
-        side = shape[2] if shape[0] > 1 else None
-        tiled = winograd.WinogradConv2d(
-            conv.weight, conv.bias, m=side and winograd.WinogradConv2d.best_side(side, x.dtype)
-        )
-        direct = make(conv, dtype=torch.float32, pack=True)
-        yield Row("winograd", f"3x3 {shape}", lambda x=x, f=tiled: f(x), lambda x=x, f=direct: f(x))
+    for dtype in _dtypes():
+        for shape in ((1, 256, 128, 256), (1, 256, 64, 128), (1, 256, 16, 32), (100, 256, 14, 14)):
+            conv, x = _convolution(256, 256), _maps(*shape)
+            side = WinogradConv2d.best_side(shape[2] if shape[0] > 1 else 16, dtype)
+            tiled = WinogradConv2d(conv.weight.to(dtype), conv.bias.to(dtype), m=side)
+            direct = packed_conv.InferenceConv2d(conv, dtype=dtype, pack=True)
+            given = x.to(dtype)
+            yield Row(
+                "winograd",
+                f"3x3 {shape} {_name(dtype)}",
+                functools.partial(tiled, given),
+                functools.partial(direct, given),
+                conv, x, dtype,
+            )  # fmt: skip
 
 
 def _packed() -> Iterator[Row]:
-    for channels, out, side, size in (
-        (256, 64, 1, (128, 256)),
-        (64, 64, 3, (128, 256)),
-        (512, 512, 3, (16, 32)),
-        (2048, 512, 1, (16, 32)),
-    ):
-        conv, x = _convolution(channels, out, side), _maps(1, channels, *size)
-        fast = packed_conv.InferenceConv2d(conv, dtype=torch.float32, pack=True)
-        fast.relu = True
-        yield Row(
-            "packed",
-            f"{side}x{side} {channels}-{out} {size} + ReLU",
-            lambda x=x, f=fast: f(x),
-            lambda x=x, f=conv: f(x).relu_(),
-        )
+    for dtype in _dtypes():
+        for channels, out, side, size in (
+            (256, 64, 1, (128, 256)),
+            (64, 64, 3, (128, 256)),
+            (512, 512, 3, (16, 32)),
+            (2048, 512, 1, (16, 32)),
+        ):
+            conv, x = _convolution(channels, out, side), _maps(1, channels, *size)
+            fast = packed_conv.InferenceConv2d(conv, dtype=dtype, pack=True)
+            fast.relu = True
+            stock, given = copy.deepcopy(conv).to(dtype), x.to(dtype)
+            yield Row(
+                "packed",
+                f"{side}x{side} {channels}-{out} {size} + ReLU {_name(dtype)}",
+                functools.partial(fast, given),
+                functools.partial(nn.Sequential(stock, nn.ReLU(inplace=True)), given),
+                nn.Sequential(conv, nn.ReLU()), x, dtype,
+            )  # fmt: skip
 
 
 def _boxes(count: int, height: int, width: int) -> Tensor:
@@ -221,19 +252,22 @@ def _proposals() -> Iterator[Row]:
 
 
 def _heads() -> Iterator[Row]:
-    linear, x = nn.Linear(256 * 49, 1024), torch.randn(1000, 256 * 49)
+    linear, x = nn.Linear(256 * 49, 1024).requires_grad_(False), torch.randn(1000, 256 * 49)
     ours = heads.LinearAsConvolution(linear, pack=True)
-    yield Row("heads", "1000 x 12544 - 1024", lambda: ours(x), lambda: linear(x))
+    yield Row(
+        "heads", "1000 x 12544 - 1024", lambda: ours(x), lambda: linear(x), linear, x
+    )  # fmt: skip
     deconv, last = nn.ConvTranspose2d(256, 256, 2, 2), nn.Conv2d(256, 8, 1)
-    deconv, last = deconv.to(memory_format=LAST), last.to(memory_format=LAST)
+    stock = nn.Sequential(deconv, nn.ReLU(), last).to(memory_format=LAST).requires_grad_(False)
     fused = heads.UpsampledPredictor(deconv, last, dtype=torch.float32, pack=True)
     y = _maps(100, 256, 14, 14)
     yield Row(
         "heads",
         "deconvolution of 100 masks, 8 classes",
         lambda: torch.cat([fused(part) for part in y.split(heads._BOXES)]),
-        lambda: last(deconv(y).relu_()),
-    )
+        lambda: stock(y),
+        stock, y,
+    )  # fmt: skip
 
 
 ROWS = {
@@ -255,34 +289,77 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("kernels", nargs="*", choices=[*ROWS, []], help="by default all")
     parser.add_argument("--rounds", type=int, default=7, help="that are counted (default: 7)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--engines", nargs="*", choices=list(ENGINES), metavar="NAME",
+        help=f"of {', '.join(ENGINES)} (default: openvino and inductor, where they run)",
+    )  # fmt: skip
+    args = parser.parse_intermixed_args(argv)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    table = []
-    for kernel in args.kernels or ROWS:
-        for row in ROWS[kernel]():
-            training = "gradient" in row.work
-            with torch.set_grad_enabled(training):
-                works = {"ours": row.ours, "theirs": row.theirs}
-                candidates = {name: functools.partial(_timed, f) for name, f in works.items()}
-                seconds = run_rounds(candidates, args.rounds, row.work)
-            ours, _ = summarize(seconds["ours"], seconds["theirs"])
-            _, ratio = summarize(seconds["theirs"], seconds["ours"])
-            table.append([kernel, row.work, ours * 1e3, ratio, _lines(FILES[kernel])])
+    warnings.filterwarnings("ignore")
+    engines = args.engines
+    if engines is None:
+        cpu = torch.device("cpu")
+        engines = [x for x in ("openvino", "inductor") if not ENGINES[x].why_not(cpu)]
+    table = [
+        _measured(row, engines, args.rounds)
+        for kernel in args.kernels or ROWS
+        for row in ROWS[kernel]()
+    ]
     print(f"\n{isa()}, {args.threads} threads, torch {torch.__version__}, {args.rounds} rounds\n")
-    headers = ["kernel", "work", "ms", "times as fast", "lines"]
-    print(tabulate(table, headers, "github", floatfmt=("", "", ".1f", ".2f", "")))
+    headers = ["kernel", "work", "ms", "GFLOP/s", "times the stock", "times the best engine",
+               "", "lines"]  # fmt: skip
+    print(tabulate(table, headers, "github", floatfmt=("", "", ".1f", ".0f", ".2f", ".2f", "", "")))
     return 0
+
+
+def _measured(row: Row, engines: list[str], rounds: int) -> list:
+    """Its line of the table."""
+    with torch.set_grad_enabled("gradient" in row.work):
+        works = {"ours": row.ours, "theirs": row.theirs} | _in_engines(row, engines)
+        seconds = run_rounds(
+            {name: functools.partial(_timed, work) for name, work in works.items()},
+            rounds,
+            row.work,
+        )
+    ratios = {name: summarize(taken, seconds["ours"])[1] for name, taken in seconds.items()}
+    best = min((x for x in ratios if x not in ("ours", "theirs")), key=ratios.get, default=None)
+    ours = summarize(seconds["ours"], seconds["ours"])[0]
+    rate = None
+    if row.module is not None:
+        count = FlopCountAnalysis(row.module, row.x).unsupported_ops_warnings(False)
+        rate = 2e-9 * count.total() / ours
+    lines = sum(len(inspect.getsource(module).splitlines()) for module in FILES[row.kernel])
+    return [
+        row.kernel, row.work, ours * 1e3, rate, ratios["theirs"], best and ratios[best], best, lines
+    ]  # fmt: skip
+
+
+def _in_engines(row: Row, engines: list[str]) -> dict[str, Callable[[], object]]:
+    """The module of the row in each engine; without those that cannot take it."""
+    works = {}
+    for name in engines if row.module is not None else []:
+        part = nn.Sequential(row.module, _Tuple()).eval()
+        dynamic = tuple(i for i in range(row.x.ndim) if i != 1)
+        try:
+            run = ENGINES[name].compile(part, [row.x], dynamic, row.dtype)
+            run(row.x)
+        except Exception as error:  # engines raise whatever they like
+            tqdm.write(f"{name} cannot: {row.work}: {str(error).splitlines()[0]}")
+            continue
+        works[name] = functools.partial(run, row.x)
+    return works
+
+
+class _Tuple(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (x,)
 
 
 def _timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def _lines(modules: list[ModuleType]) -> int:
-    return sum(len(inspect.getsource(module).splitlines()) for module in modules)
 
 
 if __name__ == "__main__":

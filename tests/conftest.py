@@ -60,7 +60,7 @@ def _listing(folder: Path) -> dict:
 
 @pytest.fixture
 def unchanged():
-    """Holds that the tests write nothing into the folders that they give it."""
+    """Hold that the tests write nothing into the folders that they give it."""
     before = {}
 
     def watch(folder: Path) -> None:

@@ -24,7 +24,7 @@ def tool(repository, monkeypatch):
 
 @pytest.fixture
 def run(tool, monkeypatch, tmp_path):
-    """Runs the command on two recipes, in a folder of its own."""
+    """Run the command on two recipes, in a folder of its own."""
     names = (FPN, SEMANTIC)
 
     def listed(pattern="*"):

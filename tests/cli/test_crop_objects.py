@@ -14,7 +14,7 @@ def image():
 
 @pytest.fixture
 def crop(deepfuse, image, tmp_path):
-    """Calls the tool on a COCO data set of one image; a name of its own for each."""
+    """Call the tool on a COCO data set of one image; a name of its own for each."""
 
     def call(objects, *arguments, classes=("big car", "../dog")):
         cv2.imwrite(str(tmp_path / "0.png"), image)

@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 
 @pytest.fixture
 def street(tmp_path):
-    """Registers toy_instance_seg_val and toy_sem_seg_val: four gray pictures, a square on each."""
+    """Register toy_instance_seg_val and toy_sem_seg_val: four gray pictures, a square on each."""
     records = []
     for k in range(4):
         image = np.full((40, 60, 3), 90, np.uint8)

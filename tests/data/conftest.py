@@ -16,7 +16,7 @@ class CityscapesTree:
         return self.root / "gtFine" / split / city / f"{frame}_gtFine_{kind}.png"
 
     def add(self, frame, *, split="train", city="aachen", size=(20, 30), **labels):
-        """Adds an image of `size` (H, W), and a label image for each keyword (kind=array)."""
+        """Add an image of `size` (H, W), and a label image for each keyword (kind=array)."""
         image = np.random.default_rng(len(frame)).integers(0, 255, (*size, 3), dtype=np.uint8)
         self.save(image, self.image_file(split, city, frame))
         for kind, values in labels.items():

@@ -26,7 +26,7 @@ def _catalogs_stay_as_they_were():
 
 @pytest.fixture
 def town(city, instance_ids):
-    """Registers three sound frames as my_town, and returns their folder."""
+    """Register three sound frames as my_town, and return their folder."""
     for number in range(3):
         city.add(f"bonn_{number:06d}_000019" + "x" * number, instanceIds=instance_ids)
     register_cityscapes_layout("my_town", city.root, "train")
@@ -35,7 +35,7 @@ def town(city, instance_ids):
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Registers three images with labels of two classes, unchecked, as my_pairs."""
+    """Register three images with labels of two classes, unchecked, as my_pairs."""
     records = []
     for number in range(3):
         image, labels = tmp_path / f"{number}.png", tmp_path / f"{number}_labels.png"

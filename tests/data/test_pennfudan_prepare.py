@@ -19,7 +19,7 @@ def content():
 
 @pytest.fixture
 def run(deepfuse, tmp_path, capsys, monkeypatch):
-    """Runs the command with tmp_path/root as root; returns exit code, output and errors."""
+    """Run the command with tmp_path/root as root; return exit code, output and errors."""
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
 
     def run(source, *options):

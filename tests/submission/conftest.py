@@ -27,7 +27,7 @@ def ground_truth():
 
 @pytest.fixture
 def town(tmp_path, ground_truth):
-    """Registers two frames as my_instances, my_pixels and, without labels, my_test."""
+    """Register two frames as my_instances, my_pixels and, without labels, my_test."""
     root = tmp_path / "town"
     for frame in FRAMES:
         path = root / "leftImg8bit" / "val" / "bonn" / f"{frame}_leftImg8bit.png"
@@ -49,7 +49,7 @@ def town(tmp_path, ground_truth):
 
 @pytest.fixture
 def voc(tmp_path):
-    """Registers two images without labels as my_voc."""
+    """Register two images without labels as my_voc."""
     folder = tmp_path / "VOCdevkit" / "VOC2012"
     (folder / "JPEGImages").mkdir(parents=True)
     (folder / "ImageSets" / "Segmentation").mkdir(parents=True)

@@ -21,7 +21,7 @@ FRAMES = ("bonn_000000_000019", "bonn_000001_000019")
 
 
 def write(writer, outputs):
-    """Runs a writer over all images of its data set, as detectron2's inference loop does."""
+    """Run a writer over all images of its data set, as detectron2's inference loop does."""
     writer.reset()
     records = DatasetCatalog.get(writer._dataset_name)
     for record, output in zip(records, outputs, strict=False):
