@@ -55,7 +55,7 @@ def of_another_user(tmp_path):
 
 
 @pytest.fixture
-def read_only():
+def read_only(tmp_path):
     """Function that takes the right to write to a folder from everybody."""
     changed = []
 
