@@ -138,10 +138,10 @@ def test_weights_are_asked_for(tool, tiny_opts, capsys):
 def test_memory_of_many_predictions_is_measured(capsys):
     from benchmarks import prediction_memory
 
-    assert prediction_memory.main(["--images", "20", "--allowed", "1000"]) == 0
+    assert prediction_memory.main(["--images", "10", "--allowed", "1000"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11
-    assert re.fullmatch(r" +20 images: +\d+\.\d MiB", lines[9])
+    assert re.fullmatch(r" +10 images: +\d+\.\d MiB", lines[9])
     assert re.match(
-        r"20 images in \d+ s, \d+ instances, 0 of them damaged; from the third", lines[10]
+        r"10 images in \d+ s, \d+ instances, 0 of them damaged; from the third", lines[10]
     )

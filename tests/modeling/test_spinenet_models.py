@@ -195,8 +195,19 @@ def test_analysis_counts_it_as_the_bottom_up_network_and_leaves_nothing_uncounte
     assert "neck" not in result.parts
 
 
+# A network of three blocks, for what takes minutes with all of them.
+SHORT = (
+    "MODEL.SPINENET.NAME", "SpineNet-49S", "MODEL.SPINENET.BLOCKS", [
+        {"LEVEL": 4, "KIND": "residual", "INPUTS": [0, 1], "WIDTH": 8},
+        {"LEVEL": 3, "KIND": "bottleneck", "INPUTS": [1, 2], "WIDTH": 4, "OUTPUT": True},
+        {"LEVEL": 5, "KIND": "mbconv", "INPUTS": [2, 3], "WIDTH": 8, "OUTPUT": True},
+    ],
+    "MODEL.SPINENET.OUT_FEATURES", ["p3", "p5"], "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p3", "p5"],
+)  # fmt: skip
+
+
 def test_compiled_it_gives_the_same_for_other_sizes_too():
-    model = build_model(config(*MODELS["RetinaNet"])).eval()
+    model = build_model(config(*MODELS["FusionSemanticSegmentor"], *SHORT)).eval()
     images = [torch.rand(1, 3, 128, 256), torch.rand(2, 3, 256, 128)]
     with torch.no_grad():
         expected = [model.backbone(image) for image in images]
@@ -208,15 +219,7 @@ def test_compiled_it_gives_the_same_for_other_sizes_too():
 
 
 def test_a_written_file_gives_what_the_model_gives_and_pads_as_it_does(tmp_path):
-    rows = [
-        {"LEVEL": 4, "KIND": "residual", "INPUTS": [0, 1], "WIDTH": 8},
-        {"LEVEL": 3, "KIND": "bottleneck", "INPUTS": [1, 2], "WIDTH": 4, "OUTPUT": True},
-        {"LEVEL": 5, "KIND": "mbconv", "INPUTS": [2, 3], "WIDTH": 8, "OUTPUT": True},
-    ]
-    table = ("MODEL.SPINENET.NAME", "SpineNet-49S", "MODEL.SPINENET.BLOCKS", rows,
-             "MODEL.SPINENET.OUT_FEATURES", ["p3", "p5"],
-             "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p3", "p5"])  # fmt: skip
-    model = build_model(config(*MODELS["FusionSemanticSegmentor"], *table)).eval()
+    model = build_model(config(*MODELS["FusionSemanticSegmentor"], *SHORT)).eval()
     graph = build_graph(model)
     assert graph.divisor == 32
     for ending in (".ts", ".pt2"):
