@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.evaluation_oracle.measuring import CLOCKS
+from benchmarks.machine import measure_machine
 from benchmarks.timing import run_rounds, summarize
+from deepfuse_d2.analysis import counting
 from deepfuse_d2.checkpoint.sources.res2net_names import rename_dla, rename_res2net
 from deepfuse_d2.modeling.backbone import DLA, FishNetBackbone, Res2Net, dla, fishnet, res2net
 
@@ -46,6 +48,7 @@ def candidates() -> dict[str, nn.Module]:
 
 def benchmark(args: argparse.Namespace, device: str) -> None:
     """Print the table of one device."""
+    machine = measure_machine(device)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     torch.manual_seed(0)
     image = torch.randn(args.batch, 3, args.size, args.size, device=device)
@@ -63,25 +66,33 @@ def benchmark(args: argparse.Namespace, device: str) -> None:
     forward = run_rounds(passes, args.rounds, f"Forward, {device}")
     training = run_rounds(steps, args.rounds, f"Training, {device}")
 
-    rows = [
-        [
-            name,
-            sum(p.numel() for p in network.parameters()) / 1e6,
-            *summarize(forward[name], forward[REFERENCE]),
-            *summarize(training[name], training[REFERENCE]),
-        ]
-        for name, network in networks.items()
-    ]
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{args.clock} seconds"
+    rows = []
+    for name, network in networks.items():
+        flops = flops_of(network.eval(), image)
+        row = [name, sum(p.numel() for p in network.parameters()) / 1e6]
+        # the gradients of inputs and of weights take as much as the forward pass each
+        for seconds, times in ((forward, 1), (training, 3)):
+            median, ratio = summarize(seconds[name], seconds[REFERENCE])
+            row += [median, ratio, machine.percent(times * flops, median)]
+        rows.append(row)
+    where = "" if device == "cuda" else f", {args.clock} seconds"
     print(
-        f"\n{args.batch} x 3 x {args.size} x {args.size}, {device} ({where}), "
-        f"{'channels last' if args.channels_last else 'contiguous'}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {args.rounds} rounds\n"
+        f"\n{machine}\n{args.batch} x 3 x {args.size} x {args.size}, {device}{where}, "
+        f"{'channels last' if args.channels_last else 'contiguous'}, {args.rounds} rounds\n"
     )
     headers = [
-        "network", "parameters, M", "s a forward pass", "ratio", "s a training step", "ratio",
+        "network", "parameters, M", "s a forward pass", "ratio", "% of the peak",
+        "s a training step", "ratio", "% of the peak",
     ]  # fmt: skip
-    print(tabulate(rows, headers, tablefmt="github", floatfmt=("", ".2f", *[".4f", ".3f"] * 2)))
+    formats = ("", ".2f", *[".4f", ".3f", ".0f"] * 2)
+    print(tabulate(rows, headers, tablefmt="github", floatfmt=formats))
+
+
+def flops_of(network: nn.Module, image: Tensor) -> float:
+    """Of a forward pass of the whole batch; a multiply-add is two."""
+    with torch.no_grad():
+        counts, _ = counting.count([network], network, [image])
+    return 2 * counts[""]["multiply_adds"]
 
 
 def forward_pass(network: nn.Module, image: Tensor) -> Callable[[], None]:

@@ -32,6 +32,7 @@ from benchmarks.evaluation_oracle.cases import CLASSES, street_frame
 from benchmarks.evaluation_oracle.measuring import CLOCKS, Meter
 from benchmarks.evaluation_oracle.official import runnable, runnable_pixels
 from benchmarks.evaluation_oracle.parity import instance_difference, pixel_difference
+from benchmarks.machine import measure_machine
 
 NAME = "benchmark_evaluation"
 VAL_FRAMES = 500  # of Cityscapes
@@ -101,8 +102,8 @@ def main() -> None:
     if set(args.forms) - set(forms):
         parser.error(f"--forms {args.forms}: --task {args.task} has {list(forms)}")
     print(
-        f"{args.images} images of {args.width} x {args.height}, torch {torch.__version__}, "
-        f"NumPy {np.__version__}, {torch.get_num_threads()} threads, {args.clock} seconds\n"
+        f"{measure_machine('cpu')}\n{args.images} images of {args.width} x {args.height}, "
+        f"NumPy {np.__version__}, {args.clock} seconds\n"
     )
     figures = " | ".join(f"{x} | {x} difference" for x in _figures(args.task))
     print(

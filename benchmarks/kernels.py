@@ -36,6 +36,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from benchmarks.machine import measure_machine
 from benchmarks.timing import run_rounds, summarize
 from deepfuse_d2.inference.engines import ENGINES
 from deepfuse_d2.inference.optimize import heads, proposals
@@ -47,7 +48,7 @@ from deepfuse_d2.kernels import (
     tiled_convolution,
     winograd,
 )
-from deepfuse_d2.kernels.capabilities import has_bfloat16, isa
+from deepfuse_d2.kernels.capabilities import has_bfloat16
 from deepfuse_d2.kernels.winograd import WinogradConv2d
 from deepfuse_d2.modeling.postprocessing import paste
 
@@ -296,6 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    machine = measure_machine("cpu")
     warnings.filterwarnings("ignore")
     engines = args.engines
     if engines is None:
@@ -306,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         for kernel in args.kernels or ROWS
         for row in ROWS[kernel]()
     ]
-    print(f"\n{isa()}, {args.threads} threads, torch {torch.__version__}, {args.rounds} rounds\n")
+    print(f"\n{machine}\n{args.rounds} rounds\n")
     headers = ["kernel", "work", "ms", "GFLOP/s", "times the stock", "times the best engine",
                "", "lines"]  # fmt: skip
     print(tabulate(table, headers, "github", floatfmt=("", "", ".1f", ".0f", ".2f", ".2f", "", "")))

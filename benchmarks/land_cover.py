@@ -27,6 +27,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
+from benchmarks.machine import measure_machine
 from deepfuse_d2.config.loading import load_config
 from deepfuse_d2.data.datasets.formats.raster import open_rasters
 from deepfuse_d2.data.mappers.series_mapper import SeriesMapper
@@ -164,6 +165,7 @@ def time_forms(args: argparse.Namespace) -> None:
             start = time.process_time()
             call()
             times[name].append(time.process_time() - start)
+    print(measure_machine("cpu"))
     print(f"{args.side} x {args.side} pixels, {args.dim} channels, {args.rounds} rounds, CPU time")
     reference = statistics.median(times["dense, exact"])
     for name, values in times.items():

@@ -24,6 +24,7 @@ from detectron2.data import DatasetMapper, build_detection_train_loader
 from tabulate import tabulate
 
 from benchmarks.evaluation_oracle.measuring import CLOCKS
+from benchmarks.machine import measure_machine
 from benchmarks.timing import run_rounds, summarize
 from deepfuse_d2.data.datasets.cityscapes import load_cityscapes_instances
 from deepfuse_d2.data.loader.train_loader import build_train_loader
@@ -64,7 +65,8 @@ def main() -> None:
         records = load_cityscapes_instances(root, split)[: args.frames]
         instances = sum(not a["iscrowd"] for r in records for a in r["annotations"])
         print(
-            f"\n{len(records)} frames of {records[0]['width']} x {records[0]['height']} with "
+            f"\n{measure_machine('cpu')}\n"
+            f"{len(records)} frames of {records[0]['width']} x {records[0]['height']} with "
             f"{instances / len(records):.1f} instances each, {args.rounds} rounds\n"
         )
         by_mapper = [_mappers(name, records, args) for name in SETTINGS]

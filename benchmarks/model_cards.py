@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from benchmarks.calibrated_weights import calibrated_random_weights
 from benchmarks.evaluation_oracle.measuring import CLOCKS
+from benchmarks.machine import cpu_name
 from benchmarks.model_page import METRICS, SIZE, recipe, render
 from benchmarks.timing import run_rounds
 from deepfuse_d2 import get_config, list_configs
@@ -222,15 +223,6 @@ def timed_inference(name: str, device: str, clock: str) -> Callable[[], float]:
         return now() - start
 
     return once
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "CPU"
 
 
 def add_result(

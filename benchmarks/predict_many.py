@@ -31,6 +31,7 @@ from detectron2.modeling import build_model
 
 from benchmarks.application_faults.many_trials import children_of, workers_of
 from benchmarks.calibrated_weights import calibrated_random_weights
+from benchmarks.machine import measure_machine
 from benchmarks.prediction_memory import busy_model
 from benchmarks.prediction_memory import images as changing_images
 from deepfuse_d2 import get_config
@@ -86,6 +87,7 @@ def compare(folder: Path, names: Sequence[str], rounds: int) -> None:
             )  # fmt: skip
             rates[name].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"round {number + 1}: {name}: {rates[name][-1]:.2f}", file=sys.stderr, flush=True)
+    print(f"{measure_machine('cpu')}\n")
     print("| program | images/s | of what the cores give |\n| --- | ---: | ---: |")
     for name in names:
         share = "-"

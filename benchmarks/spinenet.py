@@ -21,6 +21,7 @@ from torch import nn
 
 from benchmarks.backbones import forward_pass, timed, training_step
 from benchmarks.evaluation_oracle.measuring import CLOCKS
+from benchmarks.machine import measure_machine
 from benchmarks.timing import run_rounds, summarize
 from deepfuse_d2 import add_deepfuse_config
 from deepfuse_d2.analysis.counting import count
@@ -92,6 +93,7 @@ def main() -> None:
     names = list(dict.fromkeys([REFERENCE, *args.names]))
     networks = {name: build(CANDIDATES[name]) for name in names}
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    machine = measure_machine(device)
     clock = CLOCKS[args.clock] if device == "cpu" else time.perf_counter
     image = torch.randn(args.batch, 3, args.size, args.size, device=device)
     networks = {name: network.to(device) for name, network in networks.items()}
@@ -107,26 +109,25 @@ def main() -> None:
         )
         for make, desc in ((forward_pass, "Forward"), (training_step, "Training"))
     )
-    rows = [
-        [
-            name,
-            sum(p.numel() for p in network.parameters()) / 1e6,
-            multiply_adds(CANDIDATES[name], args.size),
-            memory[name],
-            *summarize(forward[name], forward[REFERENCE]),
-            *summarize(training[name], training[REFERENCE]),
-        ]
-        for name, network in networks.items()
-    ]
+    rows = []
+    for name, network in networks.items():
+        giga = multiply_adds(CANDIDATES[name], args.size)
+        row = [name, sum(p.numel() for p in network.parameters()) / 1e6, giga, memory[name]]
+        shares = []
+        for seconds, times in ((forward, 1), (training, 3)):
+            median, ratio = summarize(seconds[name], seconds[REFERENCE])
+            row += [median, ratio]
+            shares.append(machine.percent(2e9 * giga * times * args.batch, median))
+        rows.append([*row, *shares])
     headers = [
         "network", "parameters, M", "multiply-adds, G", "kept, MiB", "forward, s", "ratio",
-        "training step, s", "ratio",
+        "training step, s", "ratio", "% of the peak, forward", "training",
     ]  # fmt: skip
     print(
-        f"\n{args.batch} x 3 x {args.size} x {args.size}, {device}, {args.clock} seconds, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {args.rounds} rounds\n"
+        f"\n{machine}\n{args.batch} x 3 x {args.size} x {args.size}, {device}, {args.clock} "
+        f"seconds, {args.rounds} rounds\n"
     )
-    formats = ("", ".2f", ".2f", ".0f", ".3f", ".2f", ".3f", ".2f")
+    formats = ("", ".2f", ".2f", ".0f", ".3f", ".2f", ".3f", ".2f", ".1f", ".1f")
     print(tabulate(rows, headers, tablefmt="github", floatfmt=formats))
 
 

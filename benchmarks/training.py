@@ -24,18 +24,22 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 
 from benchmarks.calibrated_weights import calibrated_random_weights
+from benchmarks.machine import measure_machine
 from benchmarks.timing import run_rounds, summarize
 from benchmarks.training_race.candidates import Candidate, Kind, by_device
 from benchmarks.training_race.curves import add_arguments, compare_curves
+from deepfuse_d2.analysis import counting
 from deepfuse_d2.data.minicity import generate_minicity
 from deepfuse_d2.engine.hooks.peak_memory import peak_process_memory
 from deepfuse_d2.kernels.capabilities import has_bfloat16
@@ -74,13 +78,14 @@ def kinds(args: argparse.Namespace) -> list[Kind]:
 
 
 def report(folder: str, args: argparse.Namespace) -> str:
+    machine = measure_machine()
     context = multiprocessing.get_context("spawn")
-    lines = {}
+    lines, flops, dtypes = {}, {}, {}
     for kind in kinds(args):
         lines[kind.name], other = context.Pipe()
         context.Process(target=serve, args=(kind, folder, args, other), daemon=True).start()
         other.close()
-        lines[kind.name].recv()  # it is ready
+        flops[kind.name], dtypes[kind.name] = lines[kind.name].recv(), kind.dtype
 
     files: dict[int, tuple[str, ...]] = {}
     peaks: dict[str, int] = {}
@@ -98,31 +103,68 @@ def report(folder: str, args: argparse.Namespace) -> str:
     rows = []
     for name, values in seconds.items():
         median, ratio = summarize(values, stock)
-        rows.append([name, median, args.batch / median, 1 / ratio, peaks[name] / 2**30])
-    headers = ["", "s an iteration", "images/s", "times as fast", "peak memory, GiB"]
-    table = tabulate(rows, headers, tablefmt="github", floatfmt=".2f")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        share = machine.percent(flops[name], median, dtypes[name])
+        rows.append([name, median, args.batch / median, 1 / ratio, share, peaks[name] / 2**30])
+    headers = [
+        "", "s an iteration", "images/s", "times as fast", "% of the peak", "peak memory, GiB",
+    ]  # fmt: skip
+    formats = ("", ".2f", ".2f", ".2f", ".0f", ".2f")
+    table = tabulate(rows, headers, tablefmt="github", floatfmt=formats)
     return (
-        f"\nMask R-CNN R-50, {args.height} x {2 * args.height}, batch {args.batch}, {device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {args.rounds} rounds\n\n"
-        + table
+        f"\n{machine}\nMask R-CNN R-50, {args.height} x {2 * args.height}, batch {args.batch}, "
+        f"{args.rounds} rounds\n\n{table}"
     )
 
 
 def serve(kind: Kind, folder: str, args: argparse.Namespace, line: Connection) -> None:
-    """Build a candidate and do a step whenever asked; answers seconds, files and peak memory."""
+    """Build a candidate and do a step whenever asked; answers seconds, files and peak memory.
+
+    What it says first are the FLOPs of a step.
+    """
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     candidate = build(kind, folder, args)
+    flops = flops_of_step(candidate)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    line.send("ready")
+    line.send(flops)
     with contextlib.suppress(EOFError), EventStorage():
         while line.recv():
             seconds = candidate.step()
             on_gpu = torch.cuda.is_available()
             peak = torch.cuda.max_memory_allocated() if on_gpu else peak_process_memory()
             line.send((seconds, candidate.images.last, peak))
+
+
+def flops_of_step(candidate: Candidate) -> float:
+    """Of forward and backward on a batch, as the network is defined, whatever computes it.
+
+    The gradients of inputs and of weights take what the forward pass takes, once each; of what is
+    frozen there are none.
+    """
+    cfg = candidate.trainer.cfg
+    model = build_model(cfg).train()
+    model.load_state_dict(candidate.model.state_dict())
+    batch = next(iter(candidate.trainer.build_train_loader(cfg)))
+    torch.manual_seed(0)
+    with EventStorage():
+        counts, _ = counting.count([model], model, [batch])
+    frozen = sum(
+        counts[f"0.{path}"]["multiply_adds"]
+        for path in frozen_paths(model)
+        if f"0.{path}" in counts
+    )
+    return 2.0 * (3 * counts[""]["multiply_adds"] - 2 * frozen)
+
+
+def frozen_paths(module: torch.nn.Module, path: str = "") -> Iterator[str]:
+    """The outermost modules with parameters of which none is trained."""
+    for name, child in module.named_children():
+        trained = [p.requires_grad for p in child.parameters()]
+        if trained and not any(trained):
+            yield path + name
+        else:
+            yield from frozen_paths(child, f"{path}{name}.")
 
 
 def build(kind: Kind, folder: str, args: argparse.Namespace) -> Candidate:

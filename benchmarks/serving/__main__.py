@@ -21,6 +21,7 @@ from pathlib import Path
 
 import cv2
 
+from benchmarks.machine import measure_machine
 from benchmarks.predict_many import packed_model, street_images
 from benchmarks.serving.load import Load, ask, run_load
 
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         }
         for one in ports.values():  # kernels are chosen for the shapes
             run_load(one, "/predict", contents, 4, 2)
+        print(f"{measure_machine('cpu')}\n")
         print("| server | clients | images/s | p50, ms | p95, ms | p99, ms | not answered |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
         for clients in args.clients:

@@ -43,6 +43,11 @@ class Kind:
     keys: dict[str, str]
     needs: str = ""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of convolutions and matrix products."""
+        return {"": torch.float32, "cuda": torch.float16}.get(self.needs, torch.bfloat16)
+
 
 KINDS = (
     Kind("detectron2, float32", DefaultTrainer, _STOCK_FPN),

@@ -8,8 +8,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from benchmarks.calibrated_weights import calibrated_random_weights
 from deepfuse_d2.engine import load_config
 from deepfuse_d2.inference import Predictor
+from deepfuse_d2.inference.engines import ENGINES
 
 CONFIG = "configs/MiniCity/mask_rcnn_R_18_FPN_quick.yaml"
 DEEP = "configs/MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick.yaml"
@@ -29,10 +31,62 @@ def test_configs_are_timed_side_by_side(tool, tiny_opts, capsys):
     assert lines[0].split("|")[1].strip() == "config"
     first, second = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
     assert first[0] == CONFIG
-    assert first[2] == first[4] == "1.000"
+    assert first[2] == first[6] == "1.000"
     assert second[0] == DEEP
-    assert float(second[4]) >= 1  # no fewer parameters
-    assert int(first[5]) > 0  # random weights find something
+    assert float(second[6]) >= 1  # no fewer parameters
+    assert int(first[7]) > 0  # random weights find something
+    assert int(first[3]) > 0  # a share of the peak
+
+
+def test_programs_are_compared_in_each_engine_and_peers_that_are_missing_are_named(
+    tool, tiny_opts, capsys, monkeypatch
+):
+    candidates = tool("inference_candidates")
+    monkeypatch.setattr(candidates, "CONFIGS", [CONFIG, DEEP])
+    monkeypatch.setattr(candidates, "TorchvisionPredictor", lambda model, cfg: stock(cfg, model))
+    stock = candidates.StockPredictor
+    reason = "the package openvino is missing"
+    monkeypatch.setattr(type(ENGINES["openvino"]), "why_not", lambda self, device: reason)
+    words = [
+        *tiny_opts, "MODEL.DEVICE", "cpu", "--size", "64", "128", "--rounds", "1", "--images", "1",
+        "--engines", "native", "eager", "--peers", "openvino", "onnxruntime",
+    ]  # fmt: skip
+    assert tool("inference").main(words) == 0
+    out = capsys.readouterr().out
+    assert "GFLOP/s in float32" in out
+    assert "openvino is left out: the package openvino is missing" in out
+    rows = {line.split("|")[1].strip(): line for line in out.splitlines() if line.startswith("|")}
+    assert "detectron2 in onnxruntime, float32" in rows
+    assert "ours, DeepFuseFPN, float32, eager" in rows
+    # the table of necks has a row for detectron2 and for ours in each engine
+    for name in ("detectron2", "ours, float32", "ours, float32, eager"):
+        assert float(rows[name].split("|")[-2]) > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_whole_model_in_an_engine_finds_what_detectron2_does(tool, tiny_opts, engine):
+    pytest.importorskip(engine)
+    candidates, whole_models = tool("inference_candidates"), tool("whole_models")
+    cfg = candidates.load_benchmark_config(CONFIG, [*tiny_opts, "MODEL.DEVICE", "cpu"], (64, 96))
+    (image,) = candidates.make_images(1, (64, 96))
+    model = candidates.build(cfg, [image])
+    expected = candidates.StockPredictor(cfg, model)(image)["instances"]
+    peer = whole_models.whole_model(model, engine)
+    assert type(peer) is type(model)  # proposals and pasting are detectron2's
+    found = candidates.StockPredictor(cfg, peer)(image)["instances"]
+    heads = peer.roi_heads
+    for part in (
+        peer.backbone.forward, peer.proposal_generator.rpn_head.forward,
+        heads.box_head.forward, heads.mask_head.layers,
+    ):  # fmt: skip
+        assert part.runs_in == engine
+    assert len(found) == len(expected) > 5
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-3
+    )
+    assert "forward" not in vars(model.backbone)  # the model itself is as it was
 
 
 def test_a_single_config_is_refused(tool, capsys):
@@ -42,7 +96,7 @@ def test_a_single_config_is_refused(tool, capsys):
 
 @torch.no_grad()
 def test_torchvisions_network_gives_the_maps_and_proposals_of_detectron2s(tool):
-    benchmark = tool("inference")
+    benchmark = tool("inference_candidates")
     size = (64, 96)
     cfg = benchmark.load_benchmark_config(
         benchmark.CONFIGS[0], [*benchmark.AS_TORCHVISION, "MODEL.DEVICE", "cpu"], size
@@ -105,7 +159,7 @@ def trained(tool, tiny_minicity, tiny_opts, tmp_path, monkeypatch):
     model = build_model(cfg)
     frames = [np.ascontiguousarray(x) for x in benchmark.make_images(2, (64, 128))]
     inputs = [{"image": torch.from_numpy(x).permute(2, 0, 1).float()} for x in frames]
-    benchmark.calibrated_random_weights(model, inputs)
+    calibrated_random_weights(model, inputs)
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
     return [
         "--config-file", CONFIG, "--weights", str(tmp_path / "weights.pth"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from detectron2.utils.events import EventStorage
 
+from benchmarks.training import flops_of_step
 from benchmarks.training_race import candidates, curves
 
 
@@ -55,6 +56,8 @@ def test_both_trainers_read_the_same_images_and_lose_the_same(
     assert type(stock.trainer).__module__.startswith("detectron2.")
     assert type(ours.trainer).__module__.startswith("deepfuse_d2.")
     ours.model.load_state_dict(stock.model.state_dict())
+    # one network, whatever computes it; regions of the batch differ
+    assert flops_of_step(ours) == pytest.approx(flops_of_step(stock), rel=0.1)
     found = {}
     for candidate in (stock, ours):
         with EventStorage():
