@@ -1,5 +1,7 @@
 """The machine of a benchmark: what it can, what it reaches in a matrix product, and shares of that.
 
+    python -m benchmarks.machine
+
 A figure tells something where one knows what the machine could have done at best. The peak is that
 of a large matrix product, which is all that a network is made of, by the library that torch takes
 for it, with the threads and the instruction sets of this process (``ONEDNN_MAX_CPU_ISA`` and
@@ -128,3 +130,7 @@ def cpu_name() -> str:
         if key in found
     )
     return f"{found['model name']} ({numbers})" if numbers else found["model name"]
+
+
+if __name__ == "__main__":
+    print(measure_machine())
