@@ -15,7 +15,9 @@ __all__ = ["fetch", "push"]
 
 _NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 # Nothing else of a repository is looked at; none of these is executed.
-_PATTERNS = ["*.json", "*.yaml", "*.safetensors", "*.md", "*.png"]
+_PATTERNS = ["*.json", "*.yaml", "*.safetensors", "*.md", "*.png", "*.xml", "int8-*.bin"]
+# Packages of the engine "aot" are code, and of one machine: they neither come nor go.
+_NEVER = ["aot/*"]
 
 
 def fetch(name: str) -> Path:
@@ -27,8 +29,9 @@ def fetch(name: str) -> Path:
     hub = _huggingface_hub()
     try:
         folder = hub.snapshot_download(
-            repository, revision=revision, allow_patterns=_PATTERNS, endpoint=_endpoint()
-        )
+            repository, revision=revision, allow_patterns=_PATTERNS, ignore_patterns=_NEVER,
+            endpoint=_endpoint(),
+        )  # fmt: skip
     except Exception as error:  # of requests, httpx, the hub or the disk
         raise WeightsError(
             f"{name} cannot be fetched: {_short(error)} Look at the name, the revision and the "
@@ -55,6 +58,7 @@ def push(folder: Path, name: str, *, private: bool = False, message: str = "") -
                 folder_path=folder,
                 revision=branch,
                 allow_patterns=_PATTERNS,
+                ignore_patterns=_NEVER,
                 commit_message=message or "Upload a model packed by deepfuse_d2",
             )
         )

@@ -9,6 +9,7 @@ from typing import Any
 __all__ = [
     "add_config_and_weights",
     "add_config_file",
+    "add_engine",
     "add_model",
     "add_overrides",
     "add_recipe",
@@ -43,6 +44,16 @@ def add_config_and_weights(parser: argparse.ArgumentParser) -> None:
     """Add ``--config-file`` and ``--weights`` in place of a ``--model``."""
     add_config_file(parser, required=False, help="in place of --model, a yaml or a recipe")
     parser.add_argument("--weights", metavar="FILE", help="for --config-file")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine``, what computes the dense parts of a model."""
+    parser.add_argument(
+        "--engine", default="native",
+        help="native, auto, openvino, onnxruntime, inductor, ...; aot executes what deepfuse pack "
+        "--aot compiled into the model folder: take it for folders of your own making alone "
+        "(default: native)",
+    )  # fmt: skip
 
 
 def check_model(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

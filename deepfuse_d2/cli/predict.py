@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import ImageError
-from .arguments import add_model, check_model
+from .arguments import add_engine, add_model, check_model
 
 __all__ = ["add_arguments", "check", "run"]
 
@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fps", type=float, help="of written videos; default: the input's, or 25")
     parser.add_argument("--max-frames", type=int, help="stop after so many, of each input")
+    add_engine(parser)
+    parser.add_argument(
+        "--dtype", default="float32",
+        help="float32, bfloat16, float16, auto; int8 of --engine openvino (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--opts", nargs=argparse.REMAINDER, help="config overrides KEY VALUE ...")
 
 
@@ -64,11 +69,12 @@ def run(args: argparse.Namespace) -> None:
     from ..demo.sources import find_sources
 
     sources = find_sources(args.input, args.camera)
+    how = {"engine": args.engine, "dtype": args.dtype}
     if args.model:
-        model = DemoModel(args.model, opts=args.opts or [])
+        model = DemoModel(args.model, opts=args.opts or [], **how)
     else:
         trained = TrainedModel("model", Path(find_config(args.config_file)), Path(args.weights))
-        model = DemoModel.load(trained, args.opts or [])
+        model = DemoModel.load(trained, args.opts or [], **how)
     made = predict_files(
         model,
         sources,

@@ -16,7 +16,7 @@ import logging
 from pathlib import Path
 
 from ..errors import ConfigError
-from .arguments import add_config_and_weights, check_model
+from .arguments import add_config_and_weights, add_engine, check_model
 
 __all__ = ["add_arguments", "check", "run"]
 
@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, default=8,
         help="images that a process takes at once, if as many wait (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--dtype", default="float32", help="float32, bfloat16, float16 or auto")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help="float32, bfloat16, float16, auto; int8 of --engine openvino",
+    )
+    add_engine(parser)
     parser.add_argument(
         "--max-bytes", type=int, default=20 * 2**20, help="of an image (default: %(default)s)"
     )
@@ -95,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
         threads=args.threads,
         batch=args.batch,
         dtype=args.dtype,
+        engine=args.engine,
         limits=Limits(
             bytes=args.max_bytes,
             pixels=args.max_pixels,

@@ -62,12 +62,20 @@ class DemoModel(Predictor):
     """
 
     @classmethod
-    def load(cls, model: TrainedModel, opts: Sequence[str] = ()) -> DemoModel:
+    def load(
+        cls,
+        model: TrainedModel,
+        opts: Sequence[str] = (),
+        *,
+        engine: str = "native",
+        dtype: str = "float32",
+    ) -> DemoModel:
         """Build the model and read its weights.
 
         Args:
             model: where it lies.
             opts: ``KEY VALUE`` pairs that override its config.
+            engine, dtype: see :class:`.Predictor`.
 
         Raises:
             UserError: of its config or weights.
@@ -79,7 +87,7 @@ class DemoModel(Predictor):
                 f"{model.config} names no data set in DATASETS.TEST, so the classes have no names; "
                 "give one, for example with DATASETS.TEST \"('minicity_fine_instance_seg_val',)\"."
             )
-        return cls(cfg)
+        return cls(cfg, engine=engine, dtype=dtype)
 
     def _convert(self, prepared: Any, raw: Any, output: str) -> dict[str, Any]:
         """See :class:`.Predictor`; `raw` is what heads leave, or what the model returns."""

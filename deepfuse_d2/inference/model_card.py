@@ -33,6 +33,7 @@ def model_card(
     labels: Mapping[str, Any],
     results: Mapping[str, Any],
     files: Sequence[str],
+    integers: str = "",
 ) -> str:
     """Return the text of the card.
 
@@ -41,6 +42,7 @@ def model_card(
         labels: see :class:`~.model_folder.ModelFolder`.
         results: {data set: {task: {figure: value}}}.
         files: names of the files in the folder.
+        integers: table of what 8-bit integers cost and give, where the folder holds them.
     """
     classes = labels.get("thing_classes") or labels.get("stuff_classes") or []
     values = flatten(cfg)
@@ -80,10 +82,19 @@ or `deepfuse predict --model FOLDER --input image.jpg --output results/`. {sampl
 ## Costs
 
 {_costs(model, folder)}
-## Licence
+{_integers(integers)}## Licence
 
 {license or "None is stated for these weights: ask who made them."}
 """
+
+
+def _integers(table: str) -> str:
+    if not table:
+        return ""
+    return (
+        '## In 8-bit integers\n\n`Predictor("this folder", engine="openvino", dtype="int8")`; '
+        f"measured where it was packed, against OpenVINO in float32:\n\n{table}\n\n"
+    )
 
 
 def _facts(name: str, license: str, results: Mapping[str, Any]) -> dict[str, Any]:

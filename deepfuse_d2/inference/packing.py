@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,16 @@ from ..config.checking import check_config
 from ..config.flatten import flatten
 from ..config.keys import add_deepfuse_config
 from ..data.minicity.render import render_frame
-from ..errors import ConfigError, WeightsError
+from ..errors import ConfigError, UserError, WeightsError
 from ..files import written_whole
 from ..modeling.meta_arch.protocol import channels_of, predictions_of, takes_image_alone
 from ..version import __version__
+from .compile_ahead import compile_ahead
+from .int8 import Quantization, quantize
 from .model_card import model_card
 from .predictor import Predictor
 
-__all__ = ["pack"]
+__all__ = ["Calibration", "pack"]
 
 # What of a config belongs to a machine, a data set or a training, not to the model.
 _LEFT_OUT = (
@@ -56,6 +60,8 @@ def pack(
     image: str | None = None,
     results: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    aot: str = "",
+    int8: Calibration | None = None,
 ) -> Path:
     """Write the model of a config, with MODEL.WEIGHTS, as a folder; return the folder.
 
@@ -68,10 +74,15 @@ def pack(
         image: a file for the sample; by default a drawn street.
         results: ``results`` of a training's results.json, for the card.
         overwrite: whether a model folder that is there gives way.
+        int8: how to bring the dense parts to 8-bit integers, which Predictor(folder,
+            engine="openvino", dtype="int8") then takes.
+        aot: a device, "cpu" or "cuda", to compile the dense parts for, as this machine has it, see
+            :func:`.compile_ahead`; "" does not.
 
     Raises:
         ConfigError: the folder exists, or the image is none.
         WeightsError: there are no weights, or they are of another model.
+        UserError: integers cost more accuracy than they may.
     """
     output = Path(os.path.abspath(output))
     _check_place(output, overwrite)
@@ -82,7 +93,8 @@ def pack(
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
 
-    model = Predictor(cfg, optimize=False, opts=["MODEL.DEVICE", "cpu"]).model
+    predictor = Predictor(cfg, optimize=False, opts=["MODEL.DEVICE", "cpu"])
+    model = predictor.model
     write_weights(unfinished / model_folder.WEIGHTS, model.state_dict(), "", found_in_model(model))
     _write(unfinished / model_folder.CONFIG, yaml.safe_dump(difference(cfg), sort_keys=True))
     os.chmod(unfinished / model_folder.WEIGHTS, 0o644)  # safetensors lets the owner alone read
@@ -92,17 +104,59 @@ def pack(
     files = [model_folder.CONFIG, model_folder.WEIGHTS, model_folder.LABELS]
     by = f"deepfuse_d2 {__version__}"
     model_folder.write_mark(unfinished, files, network, by)
+    integers = ""
+    if int8 is not None:
+        try:
+            added, costs = quantize(model, unfinished, int8.of(predictor))
+        except UserError:  # what is refused leaves nothing
+            shutil.rmtree(unfinished)
+            raise
+        files += added
+        integers = costs.table()
+        logging.getLogger(__name__).info("8-bit integers:\n%s", integers)
     files += write_sample(unfinished, model, image)
     card = model_card(
         cfg, model, unfinished, name=name or output.name, license=license, labels=labels,
-        results=results or {}, files=files,
+        results=results or {}, files=files, integers=integers,
     )  # fmt: skip
     _write(unfinished / "README.md", card)
     model_folder.write_mark(unfinished, files, network, by)
+    if aot:
+        compile_ahead(model.to(aot), unfinished)
     if output.exists():
         shutil.rmtree(output)
     os.rename(unfinished, output)
     return output
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What integers are calibrated on, and how they are judged.
+
+    Args:
+        files: images; a few hundred.
+        evaluate, limit: see :class:`.Quantization`.
+    """
+
+    files: Sequence[str | os.PathLike]
+    evaluate: Callable[[nn.Module], Mapping[str, Any]]
+    limit: float = 0.5
+
+    def of(self, predictor: Predictor) -> Quantization:
+        return Quantization(_Images(predictor, self.files), self.evaluate, self.limit)
+
+
+class _Images(Sequence):
+    """Images as the network takes them, each read when it is asked for."""
+
+    def __init__(self, predictor: Predictor, files: Sequence[str | os.PathLike]):
+        self.predictor, self.files = predictor, files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index):
+        return self.predictor.input_of(self.files[index])
 
 
 def difference(cfg: CfgNode) -> dict[str, Any]:

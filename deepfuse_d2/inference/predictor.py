@@ -109,7 +109,10 @@ class Predictor:
             augment: average over scales and mirrored images (TEST.AUG; DEEPFUSE_D2.TEST.SEM_SEG of
                 semantic models).
             optimize: see :func:`optimize_for_inference`; False runs the model as it is.
-            dtype, compile, engine: see :func:`optimize_for_inference`.
+            dtype, compile: see :func:`optimize_for_inference`.
+            engine: see there; "aot" executes what was compiled into the model folder (``deepfuse
+                pack --aot``), so ask for it with folders of your own making alone. Where it does
+                not fit this machine, the model computes as usual, and the log says why.
             workers: threads that read and resize images, and as many that paste masks.
             max_pixels: larger images are refused.
             errors: "raise" what goes wrong with an image, or "return" the error, whatever it is and
@@ -128,8 +131,11 @@ class Predictor:
         else:
             cfg = checked_config(config)
             cfg.merge_from_list(opts)
+        folder = None
         if model is None:
             model = _load(cfg, weights)
+            if is_model_folder(cfg.MODEL.WEIGHTS):
+                folder = open_folder(cfg.MODEL.WEIGHTS, verify=False).path
         elif not isinstance(model, nn.Module):
             raise ConfigError(f"Predictor(model={model!r}): give a model, a torch.nn.Module.")
         predicted = predictions_of(model)
@@ -159,8 +165,9 @@ class Predictor:
         self.batch_size, self.workers = batch_size, workers
         if optimize:
             model = optimize_for_inference(
-                model, dtype, compile, engine=engine, score_threshold=score_threshold
-            )
+                model, dtype, compile, engine=engine, score_threshold=score_threshold,
+                folder=folder,
+            )  # fmt: skip
         if dense:
             model = copy.copy(model)
             dense_inference = _dense_inference(cfg, tile, tile_overlap, augment)
@@ -236,6 +243,12 @@ class Predictor:
             image = self._resized(image)
         entry = {"height": height, "width": width, **entry, "image": _as_tensor(image)}
         return _Prepared(entry=entry, size=(height, width))
+
+    def input_of(self, source: Source) -> dict[str, Any]:
+        """What the network takes for an image that is not cut into tiles."""
+        entry = self._prepared(source).entry
+        assert entry is not None
+        return entry
 
     def _returned(self, error: Exception) -> Exception:
         """The error as a result, or raised, as the caller wants it."""

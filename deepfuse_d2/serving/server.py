@@ -36,6 +36,7 @@ def serve(
     threads: int | None = None,
     batch: int = 8,
     dtype: str = "float32",
+    engine: str = "native",
     limits: Limits | None = None,
     tell: Callable[[str], None] = _LOGGER.info,
 ) -> None:
@@ -47,6 +48,7 @@ def serve(
         workers: processes, each with all models; by default as many as cores and memory allow.
         threads: of each.
         batch: images that a process takes at once, if as many wait.
+        dtype, engine: see :class:`.Predictor`.
         tell: called with the address when the first process is ready.
 
     Raises:
@@ -61,7 +63,7 @@ def serve(
         if not cfg.MODEL.WEIGHTS:
             raise WeightsError(f"{folder} has no weights: give a model folder, or --weights.")
         devices = devices_of(cfg)
-        options = {"dtype": dtype, "max_pixels": limits.pixels}
+        options = {"dtype": dtype, "engine": engine, "max_pixels": limits.pixels}
         described[name] = Model(folder, weights, tuple(opts), options, devices, labels_of(cfg))
     listening = _listen(host, port)
     workers, threads = choose_workers(workers, threads, devices)

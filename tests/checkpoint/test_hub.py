@@ -145,10 +145,15 @@ def folder(tmp_path):
 
 def test_what_is_pushed_is_fetched_again(server, folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_right")
+    for name in ("int8.json", "int8-backbone.xml", "int8-backbone.bin"):
+        (folder / name).write_text("{}")
     (folder / "model.py").write_text("raise SystemExit")
+    (folder / "aot").mkdir()
+    for name in ("aot.json", "backbone.pt2"):
+        (folder / "aot" / name).write_text("{}")
     address = hub.push(folder, "hf://owner/cells")
     assert address.startswith(f"{server.address}/owner/cells/commit/")
-    names = {path.name for path in folder.iterdir()} - {"model.py"}
+    names = {path.name for path in folder.iterdir()} - {"model.py", "aot"}
     assert {name for name in server.repositories["owner/cells"] if name[0] != "."} == names
     found = open_folder("hf://owner/cells")
     assert found.labels == {"thing_classes": ["cell"]}
@@ -158,10 +163,11 @@ def test_what_is_pushed_is_fetched_again(server, folder, monkeypatch):
 
 def test_code_in_a_repository_is_not_even_fetched(server, folder):
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    server.repositories["owner/cells"] = {**files, "handler.py": b"print()", "a.pkl": b"x"}
+    code = ("handler.py", "a.pkl", "pytorch_model.bin", "aot/aot.json", "aot/backbone.pt2")
+    server.repositories["owner/cells"] = files | dict.fromkeys(code, b"x")
     path = open_folder("hf://owner/cells").path
     assert {file.name for file in path.iterdir()} == set(files)
-    assert not any("handler.py" in asked or "a.pkl" in asked for asked in server.asked)
+    assert not any(name in asked for asked in server.asked for name in code)
 
 
 def test_a_second_use_fetches_no_file_again(server, folder):

@@ -18,14 +18,15 @@ from deepfuse_d2.inference import Predictor, optimize_for_inference
 from deepfuse_d2.inference.engines import ENGINES
 from deepfuse_d2.inference.engines.eager import EagerEngine
 from deepfuse_d2.inference.engines.part import PartInEngine
+from deepfuse_d2.inference.engines.stored import StoredPart
 from deepfuse_d2.kernels.capabilities import has_bfloat16
 
 CPU = torch.device("cpu")
 MISSING = {name: engine.why_not(CPU) for name, engine in ENGINES.items()}
 # OpenVINO changes how a process and its forks take signals: its tests run in one of their own.
 APART = "DEEPFUSE_TEST_OPENVINO"
-# inductor takes a minute for a model: one test of its own
-LEFT_OUT = {"inductor"} if APART in os.environ else {"inductor", "openvino"}
+# inductor takes a minute for a model: one test of its own; aot: test_compiled_ahead.py
+LEFT_OUT = {"aot", "inductor"} | (set() if APART in os.environ else {"openvino"})
 HERE = [name for name, reason in MISSING.items() if not reason and name not in LEFT_OUT]
 BACKBONE = ("backbone", "proposal_generator.rpn_head", "roi_heads.box_head", "roi_heads.mask_head")
 
@@ -259,6 +260,42 @@ def test_a_slower_engine_gives_way_where_the_fastest_is_asked_for(fastest):
     )  # fmt: skip
     part(torch.rand(1, 3, 8, 8))
     assert part.runs_in == ("native" if fastest else "slow")
+
+
+def stored_part(conv, run, least):
+    """A part that was made ready before, and the sizes that its own modules computed."""
+    sizes = []
+
+    def native(x):
+        sizes.append(tuple(x.shape))
+        return conv(x)
+
+    stored = StoredPart(run, least, torch.float32)
+    part = PartInEngine(
+        "backbone", conv.forward, native, EagerEngine(), dynamic=(0, 2, 3), dtype=torch.float32,
+        stored=stored,
+    )  # fmt: skip
+    return part, sizes
+
+
+def test_a_stored_part_computes_the_first_image_already_and_no_smaller_one():
+    conv = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    part, sizes = stored_part(conv, lambda x: (conv(x),), ((1, 3, 8, 8),))
+    for size in ((1, 3, 12, 9), (2, 3, 7, 9), (1, 3, 8, 8)):
+        x = torch.rand(size)
+        assert torch.equal(part(x), conv(x))
+    assert sizes == [(2, 3, 7, 9)]
+    assert part.runs_in == "eager"
+
+
+@pytest.mark.parametrize("least", [((1, 5, 8, 8),), ((1, 3, 8, 8), (1, 3, 4, 4)), ((1, 9),)])
+def test_a_stored_part_of_another_model_gives_way(least, caplog):
+    conv = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    part, _ = stored_part(conv, lambda *x: (conv(x[0]),), least)
+    x = torch.rand(1, 3, 12, 9)
+    assert torch.equal(part(x), conv(x))
+    assert part.runs_in == "native"
+    assert "backbone stays out of the engine" in caplog.text
 
 
 def test_a_predictor_takes_what_is_there_and_names_what_is_not(model):

@@ -4,6 +4,7 @@
     native       our own modules, inference/optimize/    nothing
     eager        torch as it is, norms folded            nothing
     inductor     torch.compile with frozen weights       a C++ compiler; on a GPU, triton
+    aot          torch's compiler, run by deepfuse pack   a model folder with packages
     openvino     OpenVINO, on CPUs                       the extra "openvino"
     onnxruntime  ONNX Runtime, on CPUs                   the extra "export"
     tensorrt     TensorRT in ONNX Runtime, on GPUs       onnxruntime-gpu and TensorRT

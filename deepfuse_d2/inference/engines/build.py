@@ -2,19 +2,31 @@
 
 import copy
 import logging
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from ...errors import ConfigError
+from .aot import AOTEngine
 from .eager import EagerEngine
 from .inductor import InductorEngine
 from .interface import Engine
 from .onnxruntime import ONNXRuntimeEngine, TensorRTEngine
 from .openvino import OpenVINOEngine
 from .part import PartInEngine
+from .stored import StoredPart
 
-__all__ = ["ENGINES", "build_engine", "run_in_engine"]
+__all__ = [
+    "ENGINES",
+    "PARTS",
+    "PRECISE",
+    "build_engine",
+    "kind_of",
+    "method_of",
+    "parts_of",
+    "run_in_engine",
+]
 
 #: Name -> engine. "native" is none of them: the model as optimize_for_inference makes it.
 ENGINES: dict[str, Engine] = {
@@ -22,6 +34,7 @@ ENGINES: dict[str, Engine] = {
     for engine in (
         EagerEngine(),
         InductorEngine(),
+        AOTEngine(),
         OpenVINOEngine(),
         ONNXRuntimeEngine(),
         TensorRTEngine(),
@@ -33,9 +46,9 @@ _QUICK = ("openvino",)
 # Images that "auto" leaves to the model itself: to compile takes as long as some of them.
 _PATIENCE = 8
 
-# Part by path -> dimensions of its inputs that differ: images, or numbers of regions.
 _IMAGES, _REGIONS = (0, 2, 3), (0,)
-_PARTS = {
+#: Part by path -> dimensions of its inputs that differ: images, or numbers of regions.
+PARTS = {
     "backbone": _IMAGES,
     "proposal_generator.rpn_head": _IMAGES,
     "roi_heads.box_head": _REGIONS,
@@ -43,8 +56,8 @@ _PARTS = {
     "sem_seg_head": _IMAGES,
     "head": _IMAGES,
 }
-# What these give is ranked: float32, whatever the type of the rest.
-_PRECISE = ("proposal_generator.rpn_head", "head")
+#: What these give is ranked: float32, whatever the type of the rest.
+PRECISE = ("proposal_generator.rpn_head", "head")
 
 
 def build_engine(name: str, device: torch.device) -> Engine | None:
@@ -78,13 +91,23 @@ def parts_of(model: nn.Module) -> dict[str, nn.Module]:
     """Copies of the parts that an engine can compute, by their paths; norms should be folded."""
     modules = dict(model.named_modules())
     found = {}
-    for path in _PARTS:
+    for path in PARTS:
         module = modules.get(path)
         if isinstance(module, nn.ModuleList):  # of a cascade, a head for each stage
             found |= {f"{path}.{i}": copy.deepcopy(stage) for i, stage in enumerate(module)}
         elif module is not None:
             found[path] = copy.deepcopy(module)
     return found
+
+
+def kind_of(path: str) -> str:
+    """The key of :data:`PARTS` of a part: of a cascade's heads without the number."""
+    return path.rstrip(".0123456789")
+
+
+def method_of(part: nn.Module) -> str:
+    """What of a part is dense: detectron2's heads of masks and of pixels do more in forward."""
+    return "layers" if callable(getattr(type(part), "layers", None)) else "forward"
 
 
 def run_in_engine(
@@ -94,6 +117,7 @@ def run_in_engine(
     dtype: torch.dtype = torch.float32,
     *,
     fastest: bool = False,
+    stored: Mapping[str, StoredPart] | None = None,
 ) -> None:
     """Let an engine compute the parts of a model, in place.
 
@@ -103,21 +127,23 @@ def run_in_engine(
         dtype: of convolutions and linear layers; what is ranked stays float32.
         fastest: parts that the model itself computes sooner stay there, and the first few images
             are computed there anyway.
+        stored: parts that were compiled before, by their paths.
     """
     for path, source in sources.items():
-        kind = path.rstrip(".0123456789")
+        kind = kind_of(path)
         module = model.get_submodule(path)
-        # detectron2's heads of masks and of pixels do more than that in forward
-        method = "layers" if callable(getattr(type(source), "layers", None)) else "forward"
+        method = method_of(source)
+        ready = (stored or {}).get(path)
         part = PartInEngine(
             path,
             getattr(source, method),
             getattr(module, method),
             engine,
-            dynamic=_PARTS[kind],
-            dtype=torch.float32 if kind in _PRECISE else dtype,
+            dynamic=PARTS[kind],
+            dtype=ready.dtype if ready else torch.float32 if kind in PRECISE else dtype,
             fastest=fastest,
             after=_PATIENCE if fastest else 0,
+            stored=ready,
         )
         # in the module's place it would have to answer for all of its attributes
         setattr(module, method, part)

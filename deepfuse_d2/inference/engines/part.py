@@ -11,16 +11,23 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .interface import Engine, Run
+from .stored import StoredPart
 
-__all__ = ["PartInEngine"]
+__all__ = ["TOLERANCE", "FlatPart", "PartInEngine", "difference_of"]
 
 _log = logging.getLogger(__name__)
 
 # Shapes of inputs on which both are computed and compared. A trace may have taken a size of its
 # example for a constant, which another size shows.
 _COMPARED = 3
-# Largest difference to the part itself, as a fraction of the largest value of an output.
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+#: Largest difference to the part itself, as a fraction of the largest value of an output.
+#: What integers cost is measured when they are written; here they need only be the part's.
+TOLERANCE = {
+    torch.float32: 1e-3,
+    torch.bfloat16: 0.1,
+    torch.float16: 0.05,
+    torch.int8: 0.5,
+}
 
 
 class PartInEngine:
@@ -39,6 +46,9 @@ class PartInEngine:
         dtype: see :meth:`.interface.Engine.compile`.
         fastest: also give way where `native` takes less time.
         after: calls that `native` answers before the part is compiled: few images are not worth it.
+        stored: the part, compiled before and compared with its source then. It is compared once
+            more, on the first inputs cut to the smallest that it takes, so that the first
+            image need not wait for `native`; smaller inputs are computed there.
     """
 
     def __init__(
@@ -52,10 +62,11 @@ class PartInEngine:
         dtype: torch.dtype,
         fastest: bool = False,
         after: int = 0,
+        stored: StoredPart | None = None,
     ):
         self.name, self.native, self.engine = name, native, engine
         self.dynamic, self.dtype, self.fastest = tuple(dynamic), dtype, fastest
-        self._waiting = after
+        self._waiting, self._stored = after, stored
         self._source: Callable[..., Any] | None = source
         self._run: Run | None = None
         self._structure: TreeSpec | None = None
@@ -78,7 +89,15 @@ class PartInEngine:
             self._waiting -= 1
             return self.native(*args)
         shapes = tuple(tuple(x.shape) for x in inputs)
-        if self._run is None or (len(self._seen) < _COMPARED and shapes not in self._seen):
+        if self._stored is not None:
+            if self._is_too_small(shapes):
+                return self.native(*args)
+            if self._run is None:
+                with self._lock:
+                    self._take_stored(inputs, structure)
+                if self._run is None:
+                    return self.native(*args)
+        elif self._run is None or (len(self._seen) < _COMPARED and shapes not in self._seen):
             with self._lock:
                 return self._compare(args, inputs, structure, shapes)
         return tree_unflatten(self._run(*inputs), self._structure)
@@ -93,16 +112,15 @@ class PartInEngine:
         try:
             if self._run is None:
                 example = [x.contiguous() for x in inputs]
-                part = _Flat(self._source, structure)
+                part = FlatPart(self._source, structure)
                 self._run = self.engine.compile(part, example, self.dynamic, self.dtype)
                 self._run(*inputs)  # what is set up at the first call
             found, its_time = _timed(lambda: self._run(*inputs), inputs[0].device)
-            pairs = zip(found, leaves, strict=True)
-            difference = max((_relative(a, b) for a, b in pairs), default=0.0)
+            difference = difference_of(found, leaves)
         except Exception as error:  # engines raise whatever they like
             self._give_way(f"{type(error).__name__}: {error}")
             return expected
-        if not difference <= _TOLERANCE[self.dtype]:
+        if not difference <= TOLERANCE[self.dtype]:
             self._give_way(f"its result for {shapes} differs by {difference:.1e}")
             return expected
         if self.fastest and not self._seen:
@@ -122,6 +140,33 @@ class PartInEngine:
             self._source = nn.Identity()  # its weights are in the engine
         return tree_unflatten(found, self._structure)
 
+    def _is_too_small(self, shapes: tuple) -> bool:
+        # inputs of another number or rank are those of another model, which comes out below
+        assert self._stored is not None
+        return any(
+            d < min(len(shape), len(least)) and shape[d] < least[d]
+            for shape, least in zip(shapes, self._stored.least, strict=False)
+            for d in self.dynamic
+        )
+
+    def _take_stored(self, inputs: list[Tensor], structure: TreeSpec) -> None:
+        if self.runs_in == "native" or self._run is not None:  # another thread was here
+            return
+        assert self._stored is not None
+        assert self._source is not None
+        try:
+            probe = [_cut(x, size) for x, size in zip(inputs, self._stored.least, strict=True)]
+            expected = self._source(*tree_unflatten(probe, structure))
+            leaves, self._structure = tree_flatten(expected)
+            difference = difference_of(self._stored.run(*probe), leaves)
+        except Exception as error:  # engines raise whatever they like
+            self._give_way(f"{type(error).__name__}: {error}")
+            return
+        if not difference <= TOLERANCE[self.dtype]:
+            self._give_way(f"it is of another model, its result differs by {difference:.1e}")
+            return
+        self._run, self._source = self._stored.run, nn.Identity()
+
     def _give_way(self, reason: str) -> None:
         level = logging.INFO if self.fastest else logging.WARNING
         lines = [line.strip() for line in reason.splitlines() if line.strip()]
@@ -133,7 +178,7 @@ class PartInEngine:
         self._source = self._run = None
 
 
-class _Flat(nn.Module):
+class FlatPart(nn.Module):
     """A function of lists and mappings as a module of tensors."""
 
     def __init__(self, function: Callable[..., Any], structure: TreeSpec):
@@ -155,6 +200,19 @@ def _timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return result, time.perf_counter() - start
+
+
+def difference_of(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest, each as a fraction of the largest value of its tensor."""
+    pairs = zip(found, expected, strict=True)
+    return max((_relative(a, b) for a, b in pairs), default=0.0)
+
+
+def _cut(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle of a tensor: as natural an input as the whole."""
+    for dimension, count in enumerate(size):
+        x = x.narrow(dimension, (x.shape[dimension] - count) // 2, count)
+    return x.contiguous()
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:

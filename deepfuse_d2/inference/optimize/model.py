@@ -2,7 +2,9 @@
 
 import copy
 import logging
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from detectron2.layers import ROIAlign
@@ -13,7 +15,10 @@ from ...kernels.capabilities import can_pack
 from ...kernels.packed_conv import InferenceConv2d, replace_convolutions
 from ...kernels.roi_align import RowROIAlign
 from ...modeling.meta_arch.protocol import example_of, has_inputs, inputs_of, takes_image_alone
+from ..engines.aot import AOTEngine, load_packages
 from ..engines.build import build_engine, parts_of, run_in_engine
+from ..engines.openvino import OpenVINOEngine, load_integer_parts
+from ..engines.stored import StoredPart
 from .blocks import fuse_blocks
 from .fold import fold_norms
 from .heads import (
@@ -27,7 +32,7 @@ from .precision import PRECISE, choose_dtype, lower_precision
 from .proposals import InferenceRPN, MergedRPNHead
 from .rcnn import InferenceRCNN
 
-__all__ = ["optimize_for_inference"]
+__all__ = ["folded_copy", "optimize_for_inference"]
 
 # Of the black image that shows which norms follow a convolution.
 _SIDE = 64
@@ -48,6 +53,7 @@ def optimize_for_inference(
     *,
     engine: str = "native",
     score_threshold: float | None = None,
+    folder: str | os.PathLike | None = None,
 ) -> nn.Module:
     """Return a faster model for inference with the predictions of `model`, which stays as it is.
 
@@ -63,15 +69,19 @@ def optimize_for_inference(
         model: detectron2's or ours, on its device.
         dtype: of convolutions and linear layers: "float32", "bfloat16", "float16" (GPUs), or "auto"
             for bfloat16 where the hardware has it and float32 elsewhere; also torch's constants.
+            "int8" takes the parts that ``deepfuse pack --int8`` calibrated, see `folder`, with the
+            engine "openvino", and computes the others in float32.
             Coordinates, scores and class logits stay float32.
         compile: hand the networks in the model (backbone and heads) to ``torch.compile``. True
             takes its default backend, which needs a C++ compiler on a CPU; or name a backend. The
             first image of each size then takes a minute or so.
         engine: what computes the dense parts, see :mod:`deepfuse_d2.inference.engines`: "native"
             for modules of ours, "auto" for the fastest of what is installed, or its name. A part
-            that an engine cannot take stays in "native", which the log says.
+            that an engine cannot take stays in "native", which the log says. "aot" needs `folder`.
         score_threshold: detections with a lower score are dropped before their masks are computed;
             None keeps the threshold of the model. It can only rise.
+        folder: the model folder that `model` is of, for parts that lie in it ready: packages of
+            the engine "aot", which executes them, and parts in 8-bit integers.
 
     Example:
         >>> fast = optimize_for_inference(model, "auto")
@@ -81,19 +91,21 @@ def optimize_for_inference(
         raise ConfigError(
             "optimize_for_inference was given a model that it has made already; give the original."
         )
-    model = copy.deepcopy(_unwrap(model)).eval().requires_grad_(False)
-    _take_off_training_kernels(model)
     device = next(model.parameters()).device
-    dtype = choose_dtype(dtype, device)
+    integers = dtype == "int8"
+    dtype = choose_dtype("float32" if integers else dtype, device)
     # the compiler arranges filters and fuses operations itself
     pack = can_pack(device) and not compile
     runtime = build_engine(engine, device)
     if runtime is not None and compile:
         raise ConfigError(f'Choose engine="{engine}" or compile={compile!r}, not both.')
 
+    stored = _stored_parts(engine, folder, device, dtype, integers)
+    model, folded = folded_copy(model)
     backbone = getattr(model, "backbone", None)
-    folded = fold_norms(model, *_observable(model))
     sources = parts_of(model) if runtime is not None else {}
+    if engine == AOTEngine.name:
+        sources = {path: source for path, source in sources.items() if path in stored}
     flatten_channels_last(model)
     for module in model.modules():
         if type(module) is ROIAlign:
@@ -122,12 +134,45 @@ def optimize_for_inference(
     if compile:
         _compile(model, compile)
     if runtime is not None:
-        run_in_engine(model, sources, runtime, dtype, fastest=engine == "auto")
+        run_in_engine(model, sources, runtime, dtype, fastest=engine == "auto", stored=stored)
     logging.getLogger(__name__).info(
         "For inference: %d norms folded, %d convolutions, %s on %s%s",
         folded, convolutions, dtype, device, ", compiled" if compile else "",
     )  # fmt: skip
     return model
+
+
+def folded_copy(model: nn.Module) -> tuple[nn.Module, int]:
+    """A copy in evaluation with its norms folded, and their number: what all else starts from."""
+    model = copy.deepcopy(_unwrap(model)).eval().requires_grad_(False)
+    _take_off_training_kernels(model)
+    return model, fold_norms(model, *_observable(model))
+
+
+def _stored_parts(
+    engine: str,
+    folder: str | os.PathLike | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    integers: bool,
+) -> dict[str, StoredPart]:
+    if integers:
+        if engine != OpenVINOEngine.name:
+            raise ConfigError(f'dtype="int8" is of the engine "openvino", not of "{engine}".')
+        if folder is None:
+            raise ConfigError(
+                'dtype="int8" takes what was calibrated before: give a model folder that deepfuse '
+                "pack --int8 wrote, by Predictor(folder)."
+            )
+        return load_integer_parts(folder)
+    if engine != AOTEngine.name:
+        return {}
+    if folder is None:
+        raise ConfigError(
+            f'engine "{engine}" runs what was compiled before: give a model folder that deepfuse '
+            "pack --aot wrote, by Predictor(folder) or optimize_for_inference(model, folder=...)."
+        )
+    return load_packages(Path(folder), device, dtype)
 
 
 def _observable(model: nn.Module) -> tuple[nn.Module, Callable[[], object]] | tuple[None, None]:
