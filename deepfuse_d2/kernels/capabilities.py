@@ -26,6 +26,7 @@ __all__ = [
     "interpolate_all_",
     "isa",
     "largest_magnitudes",
+    "layout_of",
     "pack_filters",
     "packed_convolution",
     "packed_convolution_add_relu",
@@ -139,6 +140,14 @@ def pack_filters(
     return torch._C._nn.mkldnn_reorder_conv2d_weight(
         weight, padding, stride, dilation, groups, shape
     )
+
+
+def layout_of(filters: Tensor) -> bytes:
+    """What tells the layout of packed filters from another one; b"" where torch does not say it."""
+    try:
+        return bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(filters).tolist())
+    except (AttributeError, RuntimeError):  # another version of torch
+        return b""
 
 
 def packed_convolution(

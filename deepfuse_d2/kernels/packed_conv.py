@@ -13,13 +13,11 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
-from .capabilities import can_pack, pack_filters, packed_convolution, packed_convolution_add_relu
+from .capabilities import can_pack
+from .packed_filters import PackedFilters, gains_by_packing
 from .winograd import WinogradConv2d
 
 __all__ = ["InferenceConv2d", "replace_convolutions"]
-
-# Layouts of 1x1 filters that are kept, for sizes of maps that differ by a factor of two or more.
-_LAYOUTS = 3
 
 
 class InferenceConv2d(nn.Module):
@@ -62,9 +60,8 @@ class InferenceConv2d(nn.Module):
         if winograd and WinogradConv2d.fits(conv, dtype):
             m = None if side is None else WinogradConv2d.best_side(side, dtype)
             self.winograd = WinogradConv2d(weight, bias, m=m)
-        elif pack:
-            # not a buffer: an opaque tensor can be neither saved nor copied nor moved
-            self.packed = {0: self._laid_out(weight, None)}  # size of map -> filters
+        elif pack and gains_by_packing(self.kernel_size, dtype):
+            self.packed = PackedFilters(weight, *self._geometry)
         else:
             weight = weight.contiguous(memory_format=torch.channels_last)
             self.register_buffer("filters", weight)
@@ -74,7 +71,7 @@ class InferenceConv2d(nn.Module):
         """(out_channels, in_channels / groups, h, w) filters, a copy where they are packed."""
         if self.winograd is not None:
             return self.winograd.weight
-        return self.filters if self.packed is None else self._any_packed().to_dense()
+        return self.filters if self.packed is None else self.packed.to_dense()
 
     def extra_repr(self) -> str:
         return (
@@ -90,9 +87,7 @@ class InferenceConv2d(nn.Module):
         if self.winograd is not None:
             x = self.winograd(x, relu=self.relu)
         elif self.packed is not None and x.numel():
-            x = packed_convolution(
-                x, self._filters_for(x), self.bias, *self._geometry, relu=self.relu
-            )
+            x = self.packed.convolve(x, self.bias, relu=self.relu)
         else:
             x = self._plain(x)
             if self.relu:
@@ -109,10 +104,7 @@ class InferenceConv2d(nn.Module):
         if self.winograd is not None:
             return self.winograd(x).add_(other).relu_()
         if self.packed is not None and x.numel():
-            filters = self._filters_for(x)
-            return packed_convolution_add_relu(
-                x, other, filters, self.bias, *self._geometry, into=into
-            )
+            return self.packed.convolve_add_relu(x, other, self.bias, into=into)
         return self._plain(x).add_(other).relu_()
 
     def followed_by(self, x: Tensor, following: "InferenceConv2d") -> Tensor:
@@ -121,30 +113,6 @@ class InferenceConv2d(nn.Module):
             return following(self(x))
         weight = following.weight.flatten(1)
         return self.winograd(self._prepare(x), relu=self.relu, following=(weight, following.bias))
-
-    def _filters_for(self, x: Tensor) -> Tensor:
-        """Packed filters in the layout that oneDNN prefers for maps of about that size.
-
-        Of 1x1 filters, the best layout depends on the size, and with another one oneDNN rearranges
-        them in every call: for 2048 to 512 channels at 16 x 32, that takes four times as long as
-        the convolution.
-        """
-        if self.kernel_size != (1, 1):
-            return self.packed[0]
-        size = (x.shape[2] * x.shape[3]).bit_length()
-        filters = self.packed.get(size)
-        if filters is None:
-            filters = self._laid_out(self._any_packed(), x.shape)
-            # a new dict, so that another thread never sees one that is being changed
-            others = [pair for pair in self.packed.items() if pair[0]][1 - _LAYOUTS :]
-            self.packed = {**dict(others), size: filters}
-        return filters
-
-    def _any_packed(self) -> Tensor:
-        return next(iter(self.packed.values()))
-
-    def _laid_out(self, weight: Tensor, shape: torch.Size | None) -> Tensor:
-        return pack_filters(weight, *self._geometry, shape)
 
     @property
     def _geometry(self) -> tuple:

@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .capabilities import has_bfloat16, has_packed, isa, pack_filters, packed_convolution
+from .capabilities import has_bfloat16, has_packed, isa
 from .choice import is_chosen
+from .packed_filters import PackedFilters
 
 __all__ = ["POINTS", "WinogradConv2d", "transforms"]
 
@@ -60,15 +61,15 @@ def transforms(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class WinogradConv2d(nn.Module):
     """A 3x3 convolution of stride 1 and padding 1, by tiles of m x m outputs.
 
-    Three matrix products: both transforms with tiles and channels for columns, and between them a
-    batch of one for each place, so that no CPU lacks a fast kernel for it. Memory beside input and
-    output is that of `_TILES` tiles.
+    The products are a grouped 1x1 convolution: a group for each place, and tiles in place of
+    pixels. Memory beside input and output is that of `_TILES` tiles.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, m: int | None = None):
         """
         Args:
-            weight: (K, C, 3, 3) filters.
+            weight: (K, C, 3, 3) filters; packed where oneDNN can their type, and then opaque to
+                ``state_dict`` and ``copy.deepcopy``.
             bias: (K,)
             m: side of the outputs computed at once, a key of :data:`POINTS`; by default 4, and 3
                 for filters of bfloat16.
@@ -78,11 +79,16 @@ class WinogradConv2d(nn.Module):
         self.m, self.places = m, (m + 2) ** 2
         self.out_channels, self.in_channels = weight.shape[:2]
         a, g, b = (torch.from_numpy(x) for x in transforms(m))
-        filters = torch.einsum("xi,yj,kcij->xyck", g, g, weight.detach().double())
-        filters = filters.reshape(self.places, self.in_channels, self.out_channels)
-        self.register_buffer("filters", filters.to(weight.dtype))
-        self.register_buffer("to_input", torch.kron(b, b).to(weight.dtype))
-        self.register_buffer("to_output", torch.kron(a, a).to(weight.dtype))
+        filters = torch.einsum("xi,yj,kcij->xykc", g, g, weight.detach().double())
+        filters = filters.reshape(-1, self.in_channels, 1, 1).to(weight.dtype)
+        # not a buffer: an opaque tensor can be neither saved nor copied nor moved
+        self.filters = filters
+        self.packed = None
+        if has_packed(weight.dtype):
+            self.packed = PackedFilters(filters, (0, 0), (1, 1), (1, 1), self.places)
+            self.filters = None
+        self.to_input = torch.kron(b, b).to(weight.dtype)
+        self.to_output = torch.kron(a, a).to(weight.dtype)
         self.register_buffer("bias", None if bias is None else bias.detach().to(weight.dtype))
 
     @staticmethod
@@ -127,10 +133,11 @@ class WinogradConv2d(nn.Module):
     @property
     def weight(self) -> Tensor:
         """(K, C, 3, 3) filters, up to rounding."""
+        filters = self.filters if self.packed is None else self.packed.to_dense()
         inverse = torch.linalg.pinv(torch.from_numpy(transforms(self.m)[1]))
-        places = self.filters.double().unflatten(0, (self.m + 2, self.m + 2))
-        weight = torch.einsum("ix,jy,xyck->kcij", inverse, inverse, places)
-        return weight.to(self.filters.dtype)
+        places = filters.double().reshape(self.m + 2, self.m + 2, self.out_channels, -1)
+        weight = torch.einsum("ix,jy,xykc->kcij", inverse, inverse, places)
+        return weight.to(filters.dtype)
 
     def forward(
         self,
@@ -152,35 +159,34 @@ class WinogradConv2d(nn.Module):
         rows, columns = -(-height // m), -(-width // m)
         padded = _with_border(x.permute(0, 2, 3, 1), rows * m + 2, columns * m + 2)
         per_image, row, column, _ = padded.stride()
-        # (side, side, image, row of tiles, column of tiles, channel)
+        # (image, row of tiles, column of tiles, side, side, channel)
         inputs = padded.as_strided(
-            (side, side, count, rows, columns, channels),
-            (row, column, per_image, m * row, m * column, 1),
+            (count, rows, columns, side, side, channels),
+            (per_image, m * row, m * column, row, column, 1),
         )
         wide, dtype = self.out_channels, x.dtype
         if following is not None:
             wide, dtype = len(following[0]), following[0].dtype
         whole = x.new_empty(count, rows * m, columns * m, wide, dtype=dtype)
-        outputs = whole.view(count, rows, m, columns, m, wide).permute(2, 4, 0, 1, 3, 5)
+        outputs = whole.view(count, rows, m, columns, m, wide).permute(0, 1, 3, 2, 4, 5)
         # pieces of whole images, or of rows of one
         at_once = 2 * _TILES if x.element_size() == 2 else _TILES
         images = min(max(1, at_once // (rows * columns)), count)
         lines = min(max(1, at_once // columns), rows)
         # one set of buffers for all pieces: memory fresh from the system has to be cleared first
         tiles = images * lines * columns
-        buffers = [
-            x.new_empty(size)
-            for size in (
-                self.places * tiles * channels,
-                self.places * tiles * channels,
-                self.places * tiles * self.out_channels,
-                m * m * tiles * self.out_channels,
-            )
+        buffers = (
+            x.new_empty(tiles, self.places, channels),
+            x.new_empty(tiles, self.places, channels),
+            x.new_empty(tiles, m * m, self.out_channels),
+        )
+        changes = [
+            each.expand(tiles, -1, -1).contiguous() for each in (self.to_input, self.to_output)
         ]
         starts = itertools.product(range(0, count, max(images, 1)), range(0, rows, lines))
         for image, line in starts:
-            piece = np.s_[:, :, image : image + images, line : line + lines]
-            found, target = self._tiles(inputs[piece], *buffers), outputs[piece]
+            piece = np.s_[image : image + images, line : line + lines]
+            found, target = self._tiles(inputs[piece], *changes, *buffers), outputs[piece]
             if following is not None:
                 found = found.relu_() if relu else found
                 target.copy_(F.linear(found.to(dtype), *following).view(target.shape))
@@ -191,38 +197,39 @@ class WinogradConv2d(nn.Module):
         return whole[:, :height, :width].permute(0, 3, 1, 2)
 
     def _tiles(
-        self, inputs: Tensor, given: Tensor, changed: Tensor, products: Tensor, found: Tensor
+        self,
+        inputs: Tensor,
+        to_input: Tensor,
+        to_output: Tensor,
+        given: Tensor,
+        changed: Tensor,
+        found: Tensor,
     ) -> Tensor:
-        """(m + 2, m + 2, ..., C) inputs -> (m m T, K) outputs of T tiles, by way of buffers."""
-        count, outputs = inputs.shape[2:5].numel(), self.m * self.m
-        given, changed, products, found = (
-            buffer[: places * count * channels].view(places, count * channels)
-            for buffer, places, channels in (
-                (given, self.places, self.in_channels),
-                (changed, self.places, self.in_channels),
-                (products, self.places, self.out_channels),
-                (found, outputs, self.out_channels),
-            )
-        )
+        """(..., m + 2, m + 2, C) inputs -> (T, m m, K) outputs of T tiles, by way of buffers."""
+        count = inputs.shape[:3].numel()
+        given, changed, found = given[:count], changed[:count], found[:count]
         given.view(inputs.shape).copy_(inputs)
-        torch.mm(self.to_input, given, out=changed)
-        torch.bmm(
-            changed.view(self.places, count, self.in_channels),
-            self.filters,
-            out=products.view(self.places, count, self.out_channels),
-        )
-        found = torch.mm(self.to_output, products, out=found).view(-1, self.out_channels)
+        torch.bmm(to_input[:count], given, out=changed)
+        products = self._products(changed.flatten(1).T[None, :, :, None])
+        products = products[0, :, :, 0].T.unflatten(1, (self.places, self.out_channels))
+        torch.bmm(to_output[:count], products, out=found)
         return found if self.bias is None else found.add_(self.bias)
+
+    def _products(self, changed: Tensor) -> Tensor:
+        """(1, places C, T, 1) -> (1, places K, T, 1), channels innermost."""
+        if self.packed is None:
+            return F.conv2d(changed, self.filters, groups=self.places)
+        return self.packed.convolve(changed, None)
 
 
 def _trial(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """A convolution as pyramids have them: by tiles, and as oneDNN or torch has it."""
     x = torch.rand(1, 256, 32, 64).to(dtype).contiguous(memory_format=torch.channels_last)
-    weight, how = torch.rand(256, 256, 3, 3).to(dtype), ((1, 1), (1, 1), (1, 1), 1)
+    weight = torch.rand(256, 256, 3, 3).to(dtype)
     tiled = WinogradConv2d(weight, None)
     if has_packed(dtype):
-        filters = pack_filters(weight, *how)
-        return lambda: tiled(x), lambda: packed_convolution(x, filters, None, *how)
+        filters = PackedFilters(weight, (1, 1), (1, 1), (1, 1), 1)
+        return lambda: tiled(x), lambda: filters.convolve(x, None)
     weight = weight.contiguous(memory_format=torch.channels_last)
     return lambda: tiled(x), lambda: F.conv2d(x, weight, padding=1)
 

@@ -22,11 +22,11 @@ from deepfuse_d2.kernels.winograd import WinogradConv2d
 from deepfuse_d2.modeling.postprocessing.unpasted import UnpastedMasks
 
 
-def assert_same_detections(found, expected):
+def assert_same_detections(found, expected, *, scores=1e-4):
     assert len(found) == len(expected) > 10
     assert torch.equal(found.pred_classes, expected.pred_classes)
     assert (found.pred_boxes.tensor - expected.pred_boxes.tensor).abs().max() < 1e-3
-    assert (found.scores - expected.scores).abs().max() < 1e-4
+    assert (found.scores - expected.scores).abs().max() < scores
     if expected.has("pred_masks"):
         assert found.pred_masks.dtype == torch.bool
         assert found.pred_masks.shape == expected.pred_masks.shape
@@ -82,9 +82,22 @@ def test_detections_of_a_batch_of_other_sizes_are_those_of_the_model(model, fast
 def test_variants_predict_what_they_predicted(opts):
     model = busy_rcnn(*opts)
     inputs = images((64, 96), seed=2)
-    assert_same_detections(
-        optimize_for_inference(model)(inputs)[0]["instances"], model(inputs)[0]["instances"]
-    )
+    found, expected = (x(inputs)[0]["instances"] for x in (optimize_for_inference(model), model))
+    # random weights of some networks turn the rounding of floats into as much
+    assert_same_detections(found, expected, scores=max(1e-4, 2 * effect_of_rounding(model, inputs)))
+
+
+def effect_of_rounding(model, inputs):
+    """Largest change of a score where each weight is rounded to a neighbour of its float."""
+    expected, changes = model(inputs)[0]["instances"].scores, [0.0]
+    for _ in range(3):
+        rounded = copy.deepcopy(model)
+        for weight in rounded.parameters():
+            weight.mul_(1 + (torch.rand_like(weight) - 0.5) * 2**-23)
+        scores = rounded(inputs)[0]["instances"].scores
+        if len(scores) == len(expected):
+            changes.append(float((scores - expected).abs().max()))
+    return max(changes)
 
 
 def test_the_model_itself_stays_as_it_is(model):

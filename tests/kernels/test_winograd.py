@@ -1,7 +1,5 @@
 """Winograd's convolutions equal the direct ones."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -63,14 +61,6 @@ def test_any_size_is_cut_into_pieces_alike_in_float32(tiles, monkeypatch):
         )
 
 
-def test_it_can_be_saved_and_copied():
-    conv = WinogradConv2d(torch.randn(6, 4, 3, 3), torch.randn(6))
-    other = WinogradConv2d(torch.randn(6, 4, 3, 3), torch.randn(6))
-    other.load_state_dict(copy.deepcopy(conv).state_dict())
-    x = torch.randn(1, 4, 5, 5)
-    assert torch.equal(other(x), conv(x))
-
-
 def test_a_batch_of_large_maps_takes_the_buffers_of_one_piece(monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", 6)
     conv = WinogradConv2d(torch.randn(3, 2, 3, 3), None)
@@ -78,7 +68,7 @@ def test_a_batch_of_large_maps_takes_the_buffers_of_one_piece(monkeypatch):
     monkeypatch.setattr(
         conv,
         "_tiles",
-        lambda given, *more: (pieces.append(more[0].numel() // 72), real(given, *more))[1],
+        lambda given, *more: (pieces.append(more[2].numel() // 72), real(given, *more))[1],
     )
     conv(torch.randn(2, 2, 20, 11))  # 5 x 3 tiles in each
     assert pieces == [6] * 6
