@@ -174,6 +174,38 @@ def test_in_bfloat16_what_is_ranked_stays_float32(model):
     assert set(dtypes.values()) == {wanted}
     found, expected = (x(images((64, 96)))[0]["instances"] for x in (fast, model))
     assert abs(len(found) - len(expected)) <= 0.2 * len(expected)
+    assert set(parts(fast).values()) == {"openvino"}
+
+
+class Rounding(EagerEngine):
+    """An engine with as few digits as bfloat16, and one value of thousands far off."""
+
+    name = "rounding"
+    offset = 0.0
+
+    def compile(self, part, example, dynamic, dtype):
+        def run(x):
+            (found,) = part(x)
+            found = found.bfloat16().float() + self.offset
+            found.view(-1)[0] += 0.5 * found.abs().max()
+            return (found,)
+
+        return run
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, None), (torch.float32, torch.bfloat16)])
+def test_few_digits_are_no_fault_and_another_result_is(dtypes, caplog):
+    conv = nn.Conv2d(3, 32, 3).requires_grad_(False)
+    x = torch.rand(1, 3, 64, 64)
+    for offset, runs_in in ((0.0, "rounding"), (1.0, "native")):
+        engine = Rounding()
+        engine.offset = offset
+        part = PartInEngine(
+            "backbone", conv.forward, conv.forward, engine, dynamic=(0, 2, 3), dtype=dtypes[0],
+            native_dtype=dtypes[1],
+        )  # fmt: skip
+        part(x)
+        assert part.runs_in == runs_in
 
 
 class Constant(EagerEngine):

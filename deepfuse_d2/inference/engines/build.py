@@ -141,6 +141,7 @@ def run_in_engine(
             engine,
             dynamic=PARTS[kind],
             dtype=ready.dtype if ready else torch.float32 if kind in PRECISE else dtype,
+            native_dtype=dtype,
             fastest=fastest,
             after=_PATIENCE if fastest else 0,
             stored=ready,

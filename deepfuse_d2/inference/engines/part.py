@@ -20,8 +20,8 @@ _log = logging.getLogger(__name__)
 # Shapes of inputs on which both are computed and compared. A trace may have taken a size of its
 # example for a constant, which another size shows.
 _COMPARED = 3
-#: Largest difference to the part itself, as a fraction of the largest value of an output.
-#: What integers cost is measured when they are written; here they need only be the part's.
+#: Largest difference to the part itself, see :func:`difference_of`. What integers cost is measured
+#: when they are written; here they need only be the part's.
 TOLERANCE = {
     torch.float32: 1e-3,
     torch.bfloat16: 0.1,
@@ -44,6 +44,7 @@ class PartInEngine:
         engine: what computes.
         dynamic: dimensions of the inputs that differ from call to call.
         dtype: see :meth:`.interface.Engine.compile`.
+        native_dtype: what `native` computes in where that is less; by default `dtype`.
         fastest: also give way where `native` takes less time.
         after: calls that `native` answers before the part is compiled: few images are not worth it.
         stored: the part, compiled before and compared with its source then. It is compared once
@@ -60,12 +61,14 @@ class PartInEngine:
         *,
         dynamic: Sequence[int],
         dtype: torch.dtype,
+        native_dtype: torch.dtype | None = None,
         fastest: bool = False,
         after: int = 0,
         stored: StoredPart | None = None,
     ):
         self.name, self.native, self.engine = name, native, engine
         self.dynamic, self.dtype, self.fastest = tuple(dynamic), dtype, fastest
+        self._lowest = dtype if dtype is not torch.float32 else native_dtype or dtype
         self._waiting, self._stored = after, stored
         self._source: Callable[..., Any] | None = source
         self._run: Run | None = None
@@ -116,11 +119,11 @@ class PartInEngine:
                 self._run = self.engine.compile(part, example, self.dynamic, self.dtype)
                 self._run(*inputs)  # what is set up at the first call
             found, its_time = _timed(lambda: self._run(*inputs), inputs[0].device)
-            difference = difference_of(found, leaves)
+            difference = difference_of(found, leaves, self._lowest)
         except Exception as error:  # engines raise whatever they like
             self._give_way(f"{type(error).__name__}: {error}")
             return expected
-        if not difference <= TOLERANCE[self.dtype]:
+        if not difference <= TOLERANCE[self._lowest]:
             self._give_way(f"its result for {shapes} differs by {difference:.1e}")
             return expected
         if self.fastest and not self._seen:
@@ -158,7 +161,7 @@ class PartInEngine:
             probe = [_cut(x, size) for x, size in zip(inputs, self._stored.least, strict=True)]
             expected = self._source(*tree_unflatten(probe, structure))
             leaves, self._structure = tree_flatten(expected)
-            difference = difference_of(self._stored.run(*probe), leaves)
+            difference = difference_of(self._stored.run(*probe), leaves, self.dtype)
         except Exception as error:  # engines raise whatever they like
             self._give_way(f"{type(error).__name__}: {error}")
             return
@@ -202,10 +205,18 @@ def _timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def difference_of(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest, each as a fraction of the largest value of its tensor."""
-    pairs = zip(found, expected, strict=True)
-    return max((_relative(a, b) for a, b in pairs), default=0.0)
+def difference_of(
+    found: Sequence[Tensor], expected: Sequence[Tensor], dtype: torch.dtype = torch.float32
+) -> float:
+    """The largest of a tensor, as a fraction.
+
+    In float32, of the largest value of the tensor. In fewer digits, where the largest of millions
+    of differences tells nothing, of the root mean square of the tensor, as root mean squares.
+    """
+    measure = _largest if dtype is torch.float32 else _root_mean_square
+    return max(
+        (_relative(a, b, measure) for a, b in zip(found, expected, strict=True)), default=0.0
+    )
 
 
 def _cut(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -215,8 +226,16 @@ def _cut(x: Tensor, size: Sequence[int]) -> Tensor:
     return x.contiguous()
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def _relative(found: Tensor, expected: Tensor, measure: Callable[[Tensor], Tensor]) -> float:
     if found.shape != expected.shape:
         return float("inf")
-    scale = expected.abs().max().float().clamp(min=1e-6)
-    return float((found.float() - expected.float()).abs().max() / scale)
+    found, expected = found.float(), expected.float()
+    return float(measure(found - expected) / measure(expected).clamp(min=1e-6))
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.abs().max()
+
+
+def _root_mean_square(x: Tensor) -> Tensor:
+    return x.square().mean().sqrt()
