@@ -50,6 +50,7 @@ from benchmarks.timing import run_rounds, summarize
 from benchmarks.whole_models import PEERS
 from deepfuse_d2.errors import ConfigError, UserError
 from deepfuse_d2.inference import Predictor
+from deepfuse_d2.kernels.allocator import keep_freed_memory
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,8 +82,14 @@ def main(argv: list[str] | None = None) -> int:
         f"(default: {' '.join(PEERS)})",
     )  # fmt: skip
     parser.add_argument("--memory", action="store_true", help="measure memory in place of time")
+    parser.add_argument(
+        "--keep-freed-memory", action="store_true",
+        help="all candidates, as `deepfuse predict`, `predict-many` and `serve` do",
+    )  # fmt: skip
     args = parser.parse_intermixed_args(argv)
     warnings.filterwarnings("ignore")
+    if args.keep_freed_memory:
+        keep_freed_memory()
     try:
         configs, overrides = split(args.words)
         if args.memory:

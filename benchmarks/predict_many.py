@@ -39,7 +39,7 @@ from deepfuse_d2.batch import predict_many
 from deepfuse_d2.data.minicity.render import render_frame
 from deepfuse_d2.inference import Predictor
 from deepfuse_d2.inference.packing import pack
-from deepfuse_d2.inference.processes import limit_threads
+from deepfuse_d2.inference.processes import set_up_worker
 
 RECIPE = "MiniCity/mask_rcnn_R_18_DeepFuseFPN_quick"
 CORES = len(os.sched_getaffinity(0))
@@ -134,7 +134,7 @@ def processes(folder: Path) -> float:
 
 
 def one_of_many(folder: Path, number: int, barrier, queue) -> None:
-    limit_threads(1)
+    set_up_worker(1)
     predictor = Predictor(folder / "model", output="rle", opts=["MODEL.DEVICE", "cpu"])
     mine = photos(folder)[number::CORES]
     for path in mine[:4]:

@@ -99,7 +99,7 @@ def _run(words: list[str], log: Path, largest_file: int | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     local.process_context = lambda: _CONTEXT  # type: ignore[assignment]
     # done above; in a fork, OpenCV waits for the threads that it had
-    local.limit_threads = lambda threads: None
+    local.set_up_worker = lambda threads: None
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     code = main(words)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PredictionError, UserError
-from ..inference.processes import die_with_the_parent, how_it_ended, limit_threads, process_context
+from ..inference.processes import die_with_the_parent, how_it_ended, process_context, set_up_worker
 from .journal import forget_orderly_ends
 from .worker import Done, Job, PartPredictor
 
@@ -157,7 +157,7 @@ def _work(job: Job, number: int, pipe: Connection) -> None:
     die_with_the_parent()
     # the parent decides what Ctrl-C means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    limit_threads(job.threads)
+    set_up_worker(job.threads)
     reports = _Reports(pipe)
     try:
         device = job.devices[number % len(job.devices)]

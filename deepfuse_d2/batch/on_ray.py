@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import ConfigError, PredictionError, UserError
-from ..inference.processes import limit_threads
+from ..inference.processes import set_up_worker
 from .worker import Done, Job, PartPredictor
 
 __all__ = ["run_ray"]
@@ -77,7 +77,7 @@ class _Actor:
     """A Predictor in a process of Ray's."""
 
     def __init__(self, job: Job):
-        limit_threads(job.threads)
+        set_up_worker(job.threads)
         self._predictor = PartPredictor(job)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:

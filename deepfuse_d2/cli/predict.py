@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> None:
     from ..demo import DemoModel, TrainedModel
     from ..demo.drawn_files import predict_files
     from ..demo.sources import find_sources
+    from ..kernels.allocator import keep_freed_memory
 
+    keep_freed_memory()
     sources = find_sources(args.input, args.camera)
     how = {"engine": args.engine, "dtype": args.dtype}
     if args.model:

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 import torch
 from detectron2.config import CfgNode
 
+from ..kernels.allocator import keep_freed_memory
+
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
 __all__ = [
-    "choose_workers", "devices_of", "die_with_the_parent", "how_it_ended", "limit_threads",
-    "process_context",
+    "choose_workers", "devices_of", "die_with_the_parent", "how_it_ended", "process_context",
+    "set_up_worker",
 ]  # fmt: skip
 
 # MiB that a process takes beside what its pages share with the others: code, model, images
@@ -67,10 +69,14 @@ def process_context() -> "SpawnContext | ForkServerContext":
     return context
 
 
-def limit_threads(threads: int) -> None:
-    """Before a model is built: processes share the cores, and none takes those of another."""
+def set_up_worker(threads: int) -> None:
+    """Make this process one that predicts, before its model is built.
+
+    Processes share the cores, and none takes those of another; each keeps its memory.
+    """
     import cv2
 
+    keep_freed_memory()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)

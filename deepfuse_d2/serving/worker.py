@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..inference import Predictor
-from ..inference.processes import die_with_the_parent, limit_threads
+from ..inference.processes import die_with_the_parent, set_up_worker
 from .answers import answer
 
 __all__ = ["Model", "work"]
@@ -44,7 +44,7 @@ def work(
     # the server decides what they mean, and lets this process finish what it has
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    limit_threads(threads)
+    set_up_worker(threads)
     try:
         predictors = {name: _load(model, number, batch) for name, model in models.items()}
     except UserError as error:
