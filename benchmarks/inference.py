@@ -47,7 +47,7 @@ from benchmarks.inference_candidates import (
 )
 from benchmarks.machine import measure_machine
 from benchmarks.timing import run_rounds, summarize
-from benchmarks.whole_models import PEERS
+from benchmarks.whole_models import PEERS, parts_outside
 from deepfuse_d2.errors import ConfigError, UserError
 from deepfuse_d2.inference import Predictor
 from deepfuse_d2.kernels.allocator import keep_freed_memory
@@ -140,6 +140,8 @@ def report_times(configs: list[str], overrides: list[str], args: argparse.Namesp
         share = c.parameters / candidates[0].parameters
         row += [f"{c.ready:.1f}", f"{c.parameters / 1e6:.2f}", f"{share:.3f}", f"{found:.0f}"]
         rows.append(row)
+        if outside := parts_outside(getattr(c.run, "model", c.model)):
+            notes.append(f"{c.name}: not in the engine, see the log: {', '.join(outside)}")
     compared = ["ratio"] if configs else [f"times {candidates[i].name}" for i in rivals]
     headers = [
         "config" if configs else "program", f"ms an image ({args.clock})", *compared,

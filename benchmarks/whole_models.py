@@ -14,9 +14,10 @@ from torch import nn
 
 from deepfuse_d2.inference.engines import ENGINES, run_in_engine
 from deepfuse_d2.inference.engines.build import parts_of
+from deepfuse_d2.inference.engines.part import PartInEngine
 from deepfuse_d2.inference.optimize.fold import fold_norms
 
-__all__ = ["PEERS", "available_peers", "whole_model"]
+__all__ = ["PEERS", "available_peers", "parts_outside", "whole_model"]
 
 #: Engines whose users would run a whole model in them, and whether they take lower precision.
 PEERS = {"openvino": True, "onnxruntime": False, "inductor": True}
@@ -36,3 +37,9 @@ def whole_model(model: nn.Module, engine: str, dtype: torch.dtype = torch.float3
     fold_norms(model)
     run_in_engine(model, parts_of(model), ENGINES[engine], dtype)
     return model
+
+
+def parts_outside(model: nn.Module) -> list[str]:
+    """Parts of a model that were given to an engine and gave way to the model's own modules."""
+    parts = [x for m in model.modules() for x in vars(m).values() if isinstance(x, PartInEngine)]
+    return [part.name for part in parts if part.runs_in == "native"]

@@ -81,12 +81,15 @@ def test_a_whole_model_in_an_engine_finds_what_detectron2_does(tool, tiny_opts, 
         heads.box_head.forward, heads.mask_head.layers,
     ):  # fmt: skip
         assert part.runs_in == engine
+    assert whole_models.parts_outside(peer) == []
     assert len(found) == len(expected) > 5
     torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
     torch.testing.assert_close(
         found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-3
     )
     assert "forward" not in vars(model.backbone)  # the model itself is as it was
+    peer.backbone.forward._give_way("it differs")
+    assert whole_models.parts_outside(peer) == ["backbone"]
 
 
 def test_a_single_config_is_refused(tool, capsys):
