@@ -136,7 +136,7 @@ def report_times(configs: list[str], overrides: list[str], args: argparse.Namesp
             pair = seconds[c.name], seconds[candidates[rival].name]
             row.append(f"{summarize(*(pair if configs else pair[::-1]))[1]:.3f}")
         found = float(np.mean([count(c.run(image)) for image in images]))
-        row.append(f"{machine.percent(c.flops(args.size, round(found)), an_image, c.dtype):.0f}")
+        row.append(f"{machine.percent(c.flops(images[0], round(found)), an_image, c.dtype):.0f}")
         share = c.parameters / candidates[0].parameters
         row += [f"{c.ready:.1f}", f"{c.parameters / 1e6:.2f}", f"{share:.3f}", f"{found:.0f}"]
         rows.append(row)

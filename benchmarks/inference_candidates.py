@@ -72,15 +72,28 @@ class Candidate:
         """Trained or not; norms that are frozen hold buffers, which do not count."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def flops(self, size: Sequence[int], detections: int) -> float:
-        """Of an image of that size, as the network is defined, whatever computes it."""
-        return _flops(self.model, tuple(size), max(detections, 1))
+    def flops(self, image: np.ndarray, detections: int) -> float:
+        """Of an image (H, W, 3), as the network is defined, whatever computes it."""
+        size, proposals = tuple(image.shape[:2]), proposals_in(self.model, image)
+        return _flops(self.model, size, max(proposals, 1), max(detections, 1))
+
+
+@torch.no_grad()
+def proposals_in(model: torch.nn.Module, image: np.ndarray) -> int:
+    """How many regions the box head of an R-CNN looks at; 0 of other models."""
+    if getattr(model, "proposal_generator", None) is None:
+        return 0
+    pixels = torch.from_numpy(image).permute(2, 0, 1).float()
+    images = model.preprocess_image([{"image": pixels}])
+    found, _ = model.proposal_generator(images, model.backbone(images.tensor))
+    return len(found[0])
 
 
 @functools.cache
-def _flops(model: torch.nn.Module, size: tuple[int, int], detections: int) -> float:
+def _flops(model: torch.nn.Module, size: tuple[int, int], proposals: int, detections: int) -> float:
     shapes = copy.deepcopy(model).to("meta")  # counted without computing
-    return 2.0 * analyze(shapes, size, detections=detections).total.multiply_adds
+    cost = analyze(shapes, size, proposals=proposals, detections=detections)
+    return 2.0 * cost.total.multiply_adds
 
 
 def stock_of_each(
