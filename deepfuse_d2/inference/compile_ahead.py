@@ -13,7 +13,6 @@ from torch import nn
 from tqdm import tqdm
 
 from ..errors import ConfigError
-from ..modeling.meta_arch.protocol import takes_image_alone
 from .dense_parts import Recorded, example_batches, record_inputs, smallest_inputs
 from .engines import aot
 from .engines.build import PARTS, kind_of, parts_of
@@ -43,12 +42,6 @@ def compile_ahead(model: nn.Module, folder: Path) -> dict[str, Path]:
     reason = aot.why_not_write(device)
     if reason:
         raise ConfigError(f"No packages can be written ahead of time: {reason}.")
-    if not takes_image_alone(model):
-        raise ConfigError(
-            f"Only models that take an image alone are compiled ahead of time; this "
-            f'{type(model).__name__} takes more. Predictor(engine="inductor") compiles it when it '
-            "first runs."
-        )
     model, _ = folded_copy(model)
     sources = parts_of(model)
     recorded = [record_inputs(model, sources, batch) for batch in example_batches(model)]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from ..modeling.meta_arch.protocol import channels_of
+from ..errors import ConfigError
+from ..modeling.meta_arch.protocol import channels_of, takes_image_alone
 from .engines.build import method_of
 from .engines.part import FlatPart
 
@@ -85,7 +86,16 @@ def example_batches(model: nn.Module) -> list[list[dict]]:
     Args:
         model: of :func:`folded_copy`; its thresholds of scores are set to 0, so that heads of
             objects are reached.
+
+    Raises:
+        ConfigError: the model takes more than an image.
     """
+    if not takes_image_alone(model):
+        raise ConfigError(
+            f"Only models that take an image alone are made ready before; this "
+            f"{type(model).__name__} takes more. The engines openvino and inductor take it over "
+            "when it first runs."
+        )
     for module in model.modules():
         if hasattr(module, "test_score_thresh"):
             module.test_score_thresh = 0.0

@@ -110,7 +110,7 @@ def quantize(model: nn.Module, folder: Path, how: Quantization) -> tuple[list[st
     _check(model, how)
     source, _ = folded_copy(model)
     parts = {path: x for path, x in parts_of(source).items() if kind_of(path) not in PRECISE}
-    # of the thresholds that a model has; those for examples are others
+    # that of examples has thresholds of its own
     examples = copy.deepcopy(source)
     smallest = record_inputs(examples, parts, example_batches(examples)[-1])
     written = {}

@@ -10,9 +10,11 @@ import threading
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from inference_models import busy_rcnn, images
 from test_engines import assert_same_detections, parts
 
+from deepfuse_d2 import get_config
 from deepfuse_d2.errors import ConfigError
 from deepfuse_d2.inference import optimize_for_inference
 from deepfuse_d2.inference.compile_ahead import compile_ahead
@@ -168,6 +170,12 @@ def test_the_engine_needs_a_folder_and_a_recent_torch(model, monkeypatch):
         optimize_for_inference(model, engine="aot")
     monkeypatch.setattr(torch, "__version__", "2.5.1")
     assert "as it is from torch 2.6 on; this is 2.5.1" in AOTEngine().why_not(CPU)
+
+
+def test_a_model_of_several_inputs_is_refused(tmp_path):
+    cfg = get_config("MiniFields/m3fusion_deepfuse_quick", ["MODEL.DEVICE", "cpu"])
+    with pytest.raises(ConfigError, match=r"an image alone are made ready before; this M3Fusion"):
+        compile_ahead(build_model(cfg).eval(), tmp_path)
 
 
 def test_a_part_that_cannot_be_compiled_is_left_out_by_name(model, tmp_path, caplog, monkeypatch):

@@ -23,7 +23,7 @@ from deepfuse_d2.inference.packing import Calibration, pack
 # OpenVINO changes how a process and its forks take signals: these tests run in one of their own.
 APART = "DEEPFUSE_TEST_INT8"
 HAS_ALL = all(importlib.util.find_spec(name) for name in ("openvino", "nncf"))
-apart = pytest.mark.skipif(APART not in os.environ, reason="loads OpenVINO: run by a test below")
+apart = pytest.mark.skipif(APART not in os.environ, reason="loads OpenVINO: run by the first test")
 
 
 @pytest.mark.skipif(not HAS_ALL, reason="the packages openvino and nncf are not here")
