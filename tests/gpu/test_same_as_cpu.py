@@ -10,7 +10,8 @@ from detectron2.utils.events import EventStorage
 
 from benchmarks.inference_candidates import build, make_images
 from deepfuse_d2 import get_config
-from deepfuse_d2.inference import Predictor
+from deepfuse_d2.inference import Predictor, optimize_for_inference
+from deepfuse_d2.inference.compile_ahead import compile_ahead
 from deepfuse_d2.inference.engines import ENGINES
 from deepfuse_d2.modeling.meta_arch.protocol import example_of, inputs_of, takes_image_alone
 
@@ -143,7 +144,7 @@ def test_losses_and_gradients_are_the_same(recipe, device):
 
 @pytest.mark.parametrize("engine", ["native", *ENGINES])
 @torch.no_grad()
-def test_a_predictor_finds_the_same_in_every_engine(engine, device, tiny_opts):
+def test_a_predictor_finds_the_same_in_every_engine(engine, device, tiny_opts, tmp_path):
     if engine in ENGINES and (reason := ENGINES[engine].why_not(device)):
         pytest.skip(f"{engine}: {reason}")
     if engine in ("inductor", "aot") and device.type == "cpu":
@@ -153,7 +154,13 @@ def test_a_predictor_finds_the_same_in_every_engine(engine, device, tiny_opts):
     model = build(cfg, images)
     reference = Predictor.from_model(model, cfg, dtype="float32")
     cfg.MODEL.DEVICE = str(device)
-    predictor = Predictor.from_model(on(model, device), cfg, dtype="float32", engine=engine)
+    moved = on(model, device)
+    if engine == "aot":  # runs what was compiled into a folder
+        compile_ahead(moved, tmp_path)
+        moved = optimize_for_inference(moved, engine=engine, folder=tmp_path)
+        predictor = Predictor.from_model(moved, cfg, optimize=False)
+    else:
+        predictor = Predictor.from_model(moved, cfg, dtype="float32", engine=engine)
     for image in images:
         expected, found = (run(image).to("cpu") for run in (reference, predictor))
         assert len(found) == len(expected) > 5
