@@ -69,5 +69,6 @@ def test_every_step_of_it_does_what_it_says(run_again):
     assert {"config.yaml", "labels.json", "model.safetensors"} <= set(text(found["pack"]).split())
     assert "coco_instances_results.json" in text(found["predict"])
     assert text(found["predictor"]).count("people, best scores") == 4
+    assert re.search(r"^\w+\.png \d+ people;.*\nexit code 0$", text(found["serve"]), re.M)
     for tag in ("sheet", "curve", "compared", "drawn"):
         assert picture(found[tag]).std() > 5, tag
