@@ -23,9 +23,15 @@ from deepfuse_d2.inference.engines.aot import AOTEngine
 
 CPU = torch.device("cpu")
 MISSING = aot.why_not_write(CPU)
+# Two stages and two levels: every operation is compiled for itself.
 SMALL = (
     "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64,
-    "MODEL.FPN.OUT_CHANNELS", 8, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1,
+    "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3"],
+    "MODEL.BACKBONE.NAME", "build_neck_backbone", "MODEL.NECK.NAME", "FPN",
+    "MODEL.NECK.IN_FEATURES", ["res2", "res3"], "MODEL.NECK.OUT_CHANNELS", 8,
+    "MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"],
+    "MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32], [64]],
+    "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"], "MODEL.ROI_MASK_HEAD.NUM_CONV", 1,
 )  # fmt: skip
 DENSE = {
     "backbone", "proposal_generator.rpn_head", "roi_heads.box_head", "roi_heads.mask_head",
