@@ -147,7 +147,7 @@ def test_losses_and_gradients_are_the_same(recipe, device):
 def test_a_predictor_finds_the_same_in_every_engine(engine, device, tiny_opts, tmp_path):
     if engine in ENGINES and (reason := ENGINES[engine].why_not(device)):
         pytest.skip(f"{engine}: {reason}")
-    if engine in ("inductor", "aot") and device.type == "cpu":
+    if engine in ("inductor", "aot", "openvino") and device.type == "cpu":
         pytest.skip(f"{engine} on a CPU is held by tests/inference")
     cfg = get_config(DETECTORS[1], tiny_opts)
     images = make_images(2, SIZE)

@@ -206,7 +206,9 @@ def test_a_semantic_segmentor_gives_the_same_logits(norm):
 def test_it_refuses_what_it_cannot_do(model, fast):
     with pytest.raises(ConfigError, match="give the original"):
         optimize_for_inference(fast)
-    with pytest.raises(ConfigError, match=r"cannot compute in int8.*bfloat16"):
+    with pytest.raises(ConfigError, match=r"cannot compute in int16.*bfloat16"):
+        optimize_for_inference(model, "int16")
+    with pytest.raises(ConfigError, match=r"int8.*engine=\"openvino\".*deepfuse pack --int8"):
         optimize_for_inference(model, "int8")
     with pytest.raises(ConfigError, match="float16 on cpu"):
         optimize_for_inference(model, torch.float16)

@@ -146,6 +146,8 @@ PRIVATE = re.compile(
     r"torch\._([a-z]|C\b)|torch\.ops\.(?!torchvision)|torch\.cpu\._"
     r"|torch\.[a-z.]*\._config|from torch\._"
 )
+# documented under these names: https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html
+DOCUMENTED = re.compile(r"from torch\._inductor import aoti_(compile_and_package|load_package)$")
 
 
 def test_nothing_else_uses_private_operators_of_torch(repository):
@@ -154,7 +156,7 @@ def test_nothing_else_uses_private_operators_of_torch(repository):
         for folder in ("deepfuse_d2", "benchmarks", "tools", "datasets")
         for path in (repository / folder).rglob("*.py")
         for line in path.read_text().splitlines()
-        if PRIVATE.search(line)
+        if PRIVATE.search(line) and not DOCUMENTED.search(line)
     }
     assert {use.split(":")[0] for use in uses} == {"deepfuse_d2/kernels/capabilities.py"}, uses
 

@@ -158,7 +158,10 @@ def _stored_parts(
 ) -> dict[str, StoredPart]:
     if integers:
         if engine != OpenVINOEngine.name:
-            raise ConfigError(f'dtype="int8" is of the engine "openvino", not of "{engine}".')
+            raise ConfigError(
+                f'dtype="int8" was given with engine="{engine}"; it goes with engine="openvino" '
+                "and a model folder that deepfuse pack --int8 wrote."
+            )
         if folder is None:
             raise ConfigError(
                 'dtype="int8" takes what was calibrated before: give a model folder that deepfuse '
