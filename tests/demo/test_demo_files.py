@@ -46,12 +46,12 @@ class FakeModel:
 
 @pytest.fixture
 def demo(monkeypatch, capsys):
-    """Runs ``deepfuse predict`` on a fake model; a mistake ends in SystemExit with its message."""
+    """Run ``deepfuse predict`` on a fake model; a mistake ends in SystemExit with its message."""
     monkeypatch.setattr("deepfuse_d2.config.recipes.find_config", lambda name: name)
 
     def run(*arguments, model=None):
         model = model or FakeModel()
-        monkeypatch.setattr(DemoModel, "load", lambda trained, opts: model)
+        monkeypatch.setattr(DemoModel, "load", lambda trained, opts, **how: model)
         words = ["predict", "--config-file", "c", "--weights", "w", *map(str, arguments)]
         if main(words) != 0:
             raise SystemExit(capsys.readouterr().err)
