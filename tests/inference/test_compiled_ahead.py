@@ -6,13 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from inference_models import busy_rcnn, images
-from test_engines import assert_same_detections, parts
+from test_engines import assert_same_detections, assert_threads_get_their_own, parts
 
 from deepfuse_d2 import get_config
 from deepfuse_d2.errors import ConfigError
@@ -94,19 +93,7 @@ def test_threads_that_predict_at_once_get_their_own_results(model, folder):
     inputs = [images((128, 160), seed=i) for i in range(4)]
     with torch.no_grad():
         expected = [model(x)[0]["instances"] for x in inputs]
-    found = {}
-
-    def predict(i):
-        for _ in range(3):
-            found[i] = fast(inputs[i])[0]["instances"]
-
-    threads = [threading.Thread(target=predict, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for i, instances in enumerate(expected):
-        assert_same_detections(found[i], instances)
+    assert_threads_get_their_own(fast, inputs, expected)
 
 
 @torch.no_grad()

@@ -144,24 +144,29 @@ def test_a_retina_net_is_computed_too(name):
     assert parts(fast) == {"backbone": name, "head": name}
 
 
-@pytest.mark.parametrize("name", HERE)
-def test_threads_that_predict_at_once_get_their_own_results(model, name):
-    fast = optimize_for_inference(model, engine=name)
-    inputs = [images((64, 96), seed=i) for i in range(4)]
-    expected = [fast(x)[0]["instances"] for x in inputs]
+def assert_threads_get_their_own(fast, inputs, expected):
+    """Each thread asks for one of the inputs several times, all at once."""
     found = {}
 
     def predict(i):
         for _ in range(3):
             found[i] = fast(inputs[i])[0]["instances"]
 
-    threads = [threading.Thread(target=predict, args=(i,)) for i in range(4)]
+    threads = [threading.Thread(target=predict, args=(i,)) for i in range(len(inputs))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for i, instances in enumerate(expected):
         assert_same_detections(found[i], instances)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_threads_that_predict_at_once_get_their_own_results(model, name):
+    fast = optimize_for_inference(model, engine=name)
+    inputs = [images((64, 96), seed=i) for i in range(4)]
+    expected = [fast(x)[0]["instances"] for x in inputs]
+    assert_threads_get_their_own(fast, inputs, expected)
 
 
 @pytest.mark.skipif("openvino" not in HERE, reason="loads OpenVINO: run by a test of its own")
