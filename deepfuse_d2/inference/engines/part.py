@@ -208,12 +208,12 @@ def _timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
 def difference_of(
     found: Sequence[Tensor], expected: Sequence[Tensor], dtype: torch.dtype = torch.float32
 ) -> float:
-    """The largest of a tensor, as a fraction.
+    """The largest of a tensor, as a fraction of the largest value of the tensor.
 
-    In float32, of the largest value of the tensor. In fewer digits, where the largest of millions
-    of differences tells nothing, of the root mean square of the tensor, as root mean squares.
+    In bfloat16 and float16, where the largest of millions of differences tells nothing, of the
+    root mean square of the tensor, as root mean squares.
     """
-    measure = _largest if dtype is torch.float32 else _root_mean_square
+    measure = _root_mean_square if dtype in (torch.bfloat16, torch.float16) else _largest
     return max(
         (_relative(a, b, measure) for a, b in zip(found, expected, strict=True)), default=0.0
     )
