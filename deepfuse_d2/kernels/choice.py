@@ -2,7 +2,8 @@
 
 What a processor is called does not say which kernels its libraries are good at. Where the kind of a
 machine does not decide, both ways are run, about a second once for each machine, version of torch
-and number of threads; the result is kept in the user's cache and told in the log.
+and of this package, and number of threads; the result is kept in the user's cache and told in the
+log.
 """
 
 import functools
@@ -20,6 +21,7 @@ import torch
 
 from ..errors import ConfigError
 from ..files import cache_home, written_whole
+from ..version import __version__
 from .capabilities import isa
 
 __all__ = ["CHOICES", "VARIABLE", "check_choices", "is_chosen"]
@@ -73,7 +75,8 @@ def is_chosen(name: str, trial: Callable[[], Trial]) -> bool:
     if asked is not None:
         return asked
     machine = (
-        f"{_processor()}, {isa()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        f"{_processor()}, {isa()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"deepfuse_d2 {__version__}"
     )
     key = machine, name
     if key not in _known:

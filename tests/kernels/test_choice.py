@@ -68,6 +68,12 @@ def test_another_kind_or_number_of_threads_is_another_machine(monkeypatch):
     assert is_chosen("winograd", trial(1, 2))
 
 
+def test_another_version_of_the_kernels_is_measured_anew(monkeypatch):
+    assert is_chosen("winograd", trial(1, 2))
+    monkeypatch.setattr(choice, "__version__", "99.0")
+    assert not is_chosen("winograd", trial(2, 1))
+
+
 def test_the_user_decides_without_a_measurement(monkeypatch):
     monkeypatch.setenv("DEEPFUSE_KERNELS", "winograd=off, channels last=on")
     assert not is_chosen("winograd", never)
