@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,8 +11,9 @@ from matplotlib.figure import Figure
 
 from ..files import written_whole
 from .plan import Cell
+from .records import read_curve
 
-__all__ = ["mean_curve", "plot_curves", "read_curve"]
+__all__ = ["mean_curve", "plot_curves"]
 
 
 def plot_curves(cells: Iterable[Cell], names: Sequence[str], path: Path) -> None:
@@ -44,24 +44,6 @@ def plot_curves(cells: Iterable[Cell], names: Sequence[str], path: Path) -> None
     FigureCanvasAgg(figure)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-
-
-def read_curve(file: Path, name: str) -> dict[int, float]:
-    """iteration -> value of a metric, of the lines of a metrics.json that have it; the last line of
-    an iteration counts, and one that was cut off by a crash does not."""
-    curve: dict[int, float] = {}
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and name in row and "iteration" in row:
-            curve[row["iteration"]] = float(row[name])
-    return curve
 
 
 def mean_curve(curves: Sequence[dict[int, float]]) -> dict[int, float]:

@@ -7,6 +7,7 @@ the process wrote, and cell.json, the record:
     config      the merged config that it was begun with
     seconds     spent on it so far, all attempts together
     parameters, results      finished: those of train_net.py's results.json
+    course      finished: metric -> [iteration, value] of each evaluation of the val split
     reason                   failed: why
 """
 
@@ -21,7 +22,16 @@ from ..errors import ConfigError
 from ..evaluation.files import write_json
 from .plan import Cell, changed_keys
 
-__all__ = ["log_file", "log_tail", "metric_of", "metrics_of", "read_record", "write_record"]
+__all__ = [
+    "course_of",
+    "log_file",
+    "log_tail",
+    "metric_of",
+    "metrics_of",
+    "read_curve",
+    "read_record",
+    "write_record",
+]
 
 _TAIL = 12  # lines of the log that a failure is told with
 
@@ -72,6 +82,32 @@ def log_tail(cell: Cell, lines: int = _TAIL) -> list[str]:
             return [line.rstrip() for line in deque(file, lines)]
     except FileNotFoundError:
         return []
+
+
+def course_of(cell: Cell, metric: str) -> list[tuple[int, float]]:
+    """Iteration and value of each evaluation of the val split, as metrics.json has them."""
+    file = cell.folder / "metrics.json"
+    # with one data set to evaluate on, detectron2 leaves its name out
+    curve = read_curve(file, f"{cell.val}/{metric}") or read_curve(file, metric)
+    return sorted(curve.items())
+
+
+def read_curve(file: Path, name: str) -> dict[int, float]:
+    """iteration -> value of a metric, of the lines of a metrics.json that have it; the last line of
+    an iteration counts, and one that was cut off by a crash does not."""
+    curve: dict[int, float] = {}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and name in row and "iteration" in row:
+            curve[row["iteration"]] = float(row[name])
+    return curve
 
 
 def metrics_of(results: dict[str, Any], dataset: str) -> dict[str, float | None]:

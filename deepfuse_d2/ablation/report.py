@@ -111,9 +111,12 @@ def _markdown(
 def _table(metric: str, rows: Sequence[Row], held_out: str) -> str:
     from tabulate import tabulate
 
-    # a gap that nobody asked for takes no columns
+    # what nobody asked for takes no columns
     with_gap = any(row.gap for row in rows)
+    with_best = any(row.best for row in rows)
     headers = ["setting", "seeds", f"val {metric}", "difference"]
+    if with_best:
+        headers.append("best val")
     if held_out:
         headers.append(f"{held_out} {metric}")
     if with_gap:
@@ -122,6 +125,8 @@ def _table(metric: str, rows: Sequence[Row], held_out: str) -> str:
     body = []
     for row in rows:
         line = [row.setting, len(row.val), _spread(row.val), _interval(row.difference)]
+        if with_best:
+            line.append(_spread(row.best))
         if held_out:
             line.append(_spread(row.held_out))
         if with_gap:

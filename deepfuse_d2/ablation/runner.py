@@ -25,6 +25,7 @@ from typing import Any
 from ..errors import ConfigError
 from .plan import Cell, Plan
 from .records import (
+    course_of,
     log_file,
     log_tail,
     metric_of,
@@ -141,7 +142,11 @@ class CellRunner:
                 reason = self._missing(cell, written["results"])
             except (OSError, ValueError, KeyError) as error:
                 reason = f"no usable {results} ({type(error).__name__}: {error})"
-        record |= {"state": "failed", "reason": reason} if reason else {"state": "finished"}
+        if reason:
+            record |= {"state": "failed", "reason": reason}
+        else:
+            course = {metric: course_of(cell, metric) for metric in self._plan.metrics}
+            record |= {"state": "finished", "course": course}
         write_record(cell, record)
         if not reason:
             # they serve to go on after an interruption only, and fill disks

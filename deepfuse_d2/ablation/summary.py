@@ -16,13 +16,15 @@ __all__ = ["Row", "summarise"]
 class Row:
     """A setting in one metric: figures by seed, of the seeds that are finished.
 
-    The gap is train minus val; `held_out` is of data that no choice was made on. Differences are
-    those to the reference setting with the same seed, for the seeds that both have; None for the
-    reference itself.
+    `val` is the last evaluation, `best` the highest of those that there were during the training,
+    where there were several. The gap is train minus val; `held_out` is of data that no choice was
+    made on. Differences are those to the reference setting with the same seed, for the seeds that
+    both have; None for the reference itself.
     """
 
     setting: str
     val: dict[int, float]
+    best: dict[int, float]
     train: dict[int, float]
     held_out: dict[int, float]
     gap: dict[int, float]
@@ -56,6 +58,11 @@ def summarise(
             Row(
                 setting=setting,
                 val=val,
+                best={
+                    seed: max(value for _, value in course)
+                    for seed, (_, record) in of_seeds.items()
+                    if len(course := record.get("course", {}).get(metric, ())) > 1
+                },
                 train=train,
                 held_out=figures(setting, "held_out"),
                 gap=gap,

@@ -17,10 +17,12 @@ import yaml
 from PIL import Image
 
 from deepfuse_d2.ablation import CellRunner, load_plan, read_record
-from deepfuse_d2.ablation.curves import mean_curve, read_curve
+from deepfuse_d2.ablation.curves import mean_curve
+from deepfuse_d2.ablation.records import read_curve
 from deepfuse_d2.ablation.statistics import estimate, t_quantile
 from deepfuse_d2.cli import ablate
 from deepfuse_d2.errors import ConfigError
+from tests.conftest import REPOSITORY
 
 # In place of a training: SOLVER.BASE_LR is what a setting does, and SOLVER.MAX_ITER how the cell
 # behaves. Each call leaves a line in calls.txt beside the script.
@@ -62,6 +64,11 @@ TRAINING = """
     if "pennfudan_train_part" in evaluated:
         assert "'OF': 'pennfudan_train', 'COUNT': 3" in given["DATASETS.EXTRA"], given
         results["pennfudan_train_part"] = {"segm": {"AP": 100 * rate + seed**2 + seed, "AP50": 60}}
+    if "TEST.EVAL_PERIOD" in given:  # a peak, and then a fall
+        name = "pennfudan_val/segm/AP" if len(evaluated) > 1 else "segm/AP"
+        values = {9: ap / 2, 19: ap + 7, 29: ap}
+        rows = [json.dumps({"iteration": i, name: value}) for i, value in values.items()]
+        (output / "metrics.json").write_text("\\n".join(rows))
     for name in ("model_0000001.pth", "model_final.pth"):
         (output / name).touch()
     report = {"iterations": 1, "parameters": int(rate * 1e8), "results": results}
@@ -392,6 +399,25 @@ def test_held_out_data_has_a_column_of_its_own_and_no_part_in_differences(study)
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize("train_images", [0, 3])
+def test_the_best_evaluation_stands_beside_the_last(study, train_images):
+    changes = {"OVERRIDES": ["TEST.EVAL_PERIOD", 10], "TRAIN_IMAGES": train_images}
+    assert study.write(**changes).run("--seeds", "1", "2") == 0
+    header, _, low = (
+        [word.strip() for word in line.split("|")[1:-1]] for line in study.table().splitlines()[3:6]
+    )
+    row = dict(zip(header, low, strict=True))
+    assert row["best val"] == "19.50 ± 2.12"
+    assert row["val segm/AP"] == "12.50 ± 2.12"
+    # the record tells it after the folder's other files are gone
+    assert study.record("low", 1)["course"]["segm/AP"] == [[9, 5.5], [19, 18.0], [29, 11.0]]
+
+
+def test_one_evaluation_alone_has_no_best(study):
+    assert study.run("--seeds", "1") == 0
+    assert "best val" not in study.table()
+
+
 def test_curves_are_means_over_the_iterations_that_all_seeds_have(study, tmp_path):
     assert study.write(CURVES=["loss"], TRAIN_IMAGES=0).run("--seeds", "1", "2") == 0
     for seed, lines in ((1, [(19, 4), (39, 2), (59, 1)]), (2, [(19, 6), (39, 3)])):
@@ -501,6 +527,15 @@ def test_the_projects_own_plans_hold_what_the_documentation_compares(name, repos
         assert all(key.startswith("MODEL.DEEPFUSE.") for key in differing)
 
 
+@pytest.mark.parametrize(
+    "plan", sorted((REPOSITORY / "configs/ablations").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_every_plan_of_the_project_makes_configs(plan, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    plan = load_plan(str(plan))
+    assert len({cell.folder for cell in plan.cells}) == len(plan.settings) * len(plan.seeds)
+
+
 def test_a_real_training_is_evaluated_on_val_and_as_many_train_images(
     deepfuse, repository, tiny_minicity, tiny_opts, tmp_path, monkeypatch
 ):
@@ -513,7 +548,7 @@ def test_a_real_training_is_evaluated_on_val_and_as_many_train_images(
         "OUTPUT": str(tmp_path / "output"),
         "SEEDS": [5],
         "METRIC": "segm/AP",
-        "OVERRIDES": ["SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1],
+        "OVERRIDES": ["SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1, "TEST.EVAL_PERIOD", 1],
         "SETTINGS": settings,
     }
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
@@ -521,6 +556,10 @@ def test_a_real_training_is_evaluated_on_val_and_as_many_train_images(
     (cell,) = load_plan(tmp_path / "plan.yaml").cells
     record = read_record(cell)
     assert record["state"] == "finished"
+    results = record["results"]["minicity_fine_instance_seg_val"]
+    (first, _), (last, value) = record["course"]["segm/AP"]
+    assert first < last
+    assert value == results["segm"]["AP"]
     folder = tmp_path / "output" / "tiny" / "seed_5"
     assert record["results"] == json.loads((folder / "results.json").read_text())["results"]
     for split, images in (("val", 2), ("train_part", 2)):
