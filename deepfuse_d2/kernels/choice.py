@@ -1,9 +1,9 @@
 """Which of two ways to compute the same is the faster one on this machine.
 
-What a processor is called does not say which kernels its libraries are good at. Where the kind of a
-machine does not decide, both ways are run, about a second once for each machine, version of torch
-and of this package, and number of threads; the result is kept in the user's cache and told in the
-log.
+What a processor is called does not say which kernels its libraries are good at. Where its
+instruction set does not decide, both ways are run, about a second once for each machine, version of
+torch and of this package, and number of threads; the result is kept in the user's cache and told in
+the log.
 """
 
 import functools
@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +35,13 @@ CHOICES = {
     "tiled training": "3x3 convolutions by Winograd's method in training, float32",
     "channels last": "maps with channels innermost in training on a CPU",
     "linear as convolution": "the wide layer of box heads as a 1x1 convolution of oneDNN",
+}
+# Decided by whole trainings (docs/training.md, "What a machine chooses"): what such a choice costs
+# and gives lies all over a network, where a layout is kept or changed, and a layer alone says
+# little. No CPU with amx was at hand: its float32 is that of avx512.
+_BY_ISA = {
+    "tiled training": {"avx2": False, "avx512": True, "avx512_bf16": True, "amx": True},
+    "channels last": {"avx2": False, "avx512": True, "avx512_bf16": True, "amx": True},
 }
 # What is not clearly faster is not used: a measurement is a tenth off at times.
 _MARGIN = 1.1
@@ -74,6 +80,10 @@ def is_chosen(name: str, trial: Callable[[], Trial]) -> bool:
     asked = check_choices(os.environ.get(VARIABLE, "")).get(name)
     if asked is not None:
         return asked
+    by_isa = _BY_ISA.get(name, {}).get(isa())
+    if by_isa is not None:
+        _tell_once(f"{CHOICES[name]}: {'' if by_isa else 'not '}used on a CPU with {isa()}")
+        return by_isa
     machine = (
         f"{_processor()}, {isa()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"deepfuse_d2 {__version__}"
@@ -96,17 +106,23 @@ def is_chosen(name: str, trial: Callable[[], Trial]) -> bool:
 
 @torch.no_grad()
 def _measure(ours: Callable[[], object], theirs: Callable[[], object]) -> float:
-    """How many times as long the second takes, as the median over turns."""
+    """How many times as long the second takes: the best turns, which other work disturbs least."""
     ours(), theirs()
-    ratios: list[float] = []
+    turns: list[tuple[float, float]] = []
     end = time.perf_counter() + _SECONDS
-    while len(ratios) < 3 or (time.perf_counter() < end and len(ratios) < 15):
+    while len(turns) < 3 or (time.perf_counter() < end and len(turns) < 15):
         first = time.perf_counter()
         ours()
         second = time.perf_counter()
         theirs()
-        ratios.append((time.perf_counter() - second) / (second - first))
-    return statistics.median(ratios)
+        turns.append((second - first, time.perf_counter() - second))
+    best, best_of_theirs = map(min, zip(*turns, strict=True))
+    return best_of_theirs / best
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    logging.getLogger(__name__).info(message)
 
 
 @functools.cache
