@@ -40,7 +40,7 @@ def grid_of(path: str) -> RasterGrid:
     try:
         with rasterio.open(path) as file:
             return RasterGrid((file.shape, tuple(file.transform)[:6], file.crs))
-    except rasterio.errors.RasterioError as error:
+    except (rasterio.errors.RasterioError, OSError) as error:
         raise DatasetError(f"{path} cannot be read as a raster: {error}.") from error
 
 
@@ -77,7 +77,7 @@ def read_raster(
     try:
         with rasterio.open(path) as file:
             return _read_rasterio(file, path, window, grid, no_data, nearest)
-    except rasterio.errors.RasterioError as error:
+    except (rasterio.errors.RasterioError, OSError) as error:
         raise DatasetError(f"{path} cannot be read: {error}.") from error
 
 

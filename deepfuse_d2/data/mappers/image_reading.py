@@ -65,8 +65,11 @@ def _lowest_row(transforms: Sequence[T.Transform], height: int) -> int:
 def _decode_until(image: Image.Image, row: int) -> None:
     """Decode a PNG up to `row`; those below stay black."""
     if row < image.height and len(image.tile) == 1 and not image.info.get("interlace"):
-        decoder, _, *rest = image.tile[0]
-        image.tile = [type(image.tile[0])(decoder, (0, 0, image.width, row), *rest)]
+        tile = image.tile[0]
+        decoder, _, *rest = tile
+        # a plain tuple before Pillow 11
+        make = getattr(type(tile), "_make", tuple)
+        image.tile = [make([decoder, (0, 0, image.width, row), *rest])]
     image.load()
 
 
