@@ -10,10 +10,13 @@ from deepfuse_d2.engine import Trainer, load_config
 from deepfuse_d2.engine.speed import mixed_precision
 from deepfuse_d2.engine.speed.stage_checkpointing import checkpointed
 
+# Where two proposals of a random network score alike to the rounding of floats, another one is
+# kept, and of the 192 sampled regions one may be another.
+ROUNDING = 1e-3
 # key -> value, and how far the losses may be from those with everything off
 SWITCHES = {
-    "DEEPFUSE_D2.MODEL.FAST_KERNELS": ("True", 1e-4),
-    "DEEPFUSE_D2.MODEL.CHANNELS_LAST": ("True", 1e-4),
+    "DEEPFUSE_D2.MODEL.FAST_KERNELS": ("True", ROUNDING),
+    "DEEPFUSE_D2.MODEL.CHANNELS_LAST": ("True", ROUNDING),
     "DEEPFUSE_D2.INPUT.FAST_MAPPER": ("True", 1e-4),
     "DEEPFUSE_D2.SOLVER.FUSED": ("True", 1e-4),
     "DEEPFUSE_D2.SOLVER.CPU_KEEP_MEMORY": ("True", 1e-4),
