@@ -46,9 +46,9 @@ def test_every_key_stands_in_the_table_with_its_default_and_a_meaning(generated)
 
 def test_a_comment_becomes_the_meaning_of_its_key(generated):
     table = rows(generated.key_tables())
-    assert table["MODEL.NECK.TOP_BLOCK"][2] == (
-        'Extra, coarser levels: `"maxpool"` (p6, for R-CNN), `"p6p7"` (for RetinaNet and FCOS), '
-        '`"none"`.'
+    assert table["MODEL.NECK.TOP_BLOCK"][2].startswith(
+        'Extra, coarser levels: `"maxpool"` (p6 by subsampling, for R-CNN), `"p6p7"` '
+        '(convolutions, for RetinaNet and FCOS), `"avgpool"`'
     )
     assert table["MODEL.DEEPFUSE.DEPTH"][2].startswith("Units after each fusion; 0 is simple")
     # keys that one comment explains

@@ -36,11 +36,15 @@ class NeckSuite:
     @pytest.mark.parametrize("top_block", ["maxpool", "p6p7", "none"])
     @pytest.mark.parametrize("size", [(64, 96), (70, 101)])
     def test_outputs_have_the_declared_channels_and_strides(self, size, top_block):
-        neck = build(*self.overrides, "MODEL.NECK.TOP_BLOCK", top_block).eval()
+        extra = {"maxpool": ["p6"], "p6p7": ["p6", "p7"], "none": []}[top_block]
+        names = ["p2", "p3", "p4", "p5", *extra]
+        self.check_outputs(size, names, "MODEL.NECK.TOP_BLOCK", top_block)
+
+    def check_outputs(self, size, names, *overrides):
+        neck = build(*self.overrides, *overrides).eval()
         outputs = neck(torch.randn(2, 3, *size))
         shapes = neck.output_shape()
-        extra = {"maxpool": ["p6"], "p6p7": ["p6", "p7"], "none": []}[top_block]
-        assert list(outputs) == list(shapes) == ["p2", "p3", "p4", "p5", *extra]
+        assert list(outputs) == list(shapes) == names
         for name, feature in outputs.items():
             # a map of stride s has ceil(size / s) rows, whatever the size
             rows, columns = (-(-length // shapes[name].stride) for length in size)

@@ -8,7 +8,15 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from neck_suite import small_config
-from test_meta_architectures import CASCADE, MASK_RCNN, PANOPTIC, RETINANET, batch, config
+from test_meta_architectures import (
+    CASCADE,
+    MASK_RCNN,
+    NECKS,
+    PANOPTIC,
+    RETINANET,
+    batch,
+    config,
+)
 
 from deepfuse_d2.engine import Trainer
 from deepfuse_d2.engine.hooks.validation_loss import mean_losses
@@ -160,7 +168,7 @@ def test_the_normaliser_of_a_dense_detector_moves_once_a_step(kind):
         assert supervised.loss_normalizer == model.loss_normalizer
 
 
-@pytest.mark.parametrize("neck", ["FPN", "DeepFuseFPN", "PAFPN", "BiFPN"])
+@pytest.mark.parametrize("neck", NECKS)
 def test_the_assistants_learn_from_their_own_losses(neck):
     keys = ("MODEL.COMPOSITE.STYLE", "slc", "MODEL.COMPOSITE.ASSISTANT_WEIGHTS", [1.0])
     model, _ = make("RetinaNet", *keys, neck=neck)

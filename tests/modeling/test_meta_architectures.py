@@ -226,4 +226,4 @@ def test_fcos_trains_and_finds_boxes_on_every_neck(neck):
 
 
 def test_the_necks_are_those_the_documentation_names():
-    assert NECKS == ["BiFPN", "DeepFuseFPN", "FPN", "PAFPN"]
+    assert NECKS == ["BFP", "BiFPN", "DeepFuseFPN", "FPN", "HRFPN", "NASFPN", "PAFPN"]

@@ -17,6 +17,7 @@ from deepfuse_d2.modeling.backbone.protocol import (
     networks_of,
     stages_of,
 )
+from deepfuse_d2.modeling.neck import NECK_REGISTRY
 from deepfuse_d2.modeling.neck.fpn import FPN, fuse_features
 
 RESNET_18 = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
@@ -131,7 +132,7 @@ def test_frozen_stages_keep_weights_and_statistics():
     assert isinstance(network.res5[0].conv1.norm, nn.BatchNorm2d)
 
 
-@pytest.mark.parametrize("name", ["FPN", "DeepFuseFPN", "PAFPN", "BiFPN"])
+@pytest.mark.parametrize("name", sorted(name for name, _ in NECK_REGISTRY))
 def test_a_neck_fuses_any_features_of_its_names(name):
     neck = build(
         *NECK, *RESNET_18, "MODEL.NECK.BOTTOM_UP", "build_resnet_backbone", "MODEL.NECK.NAME", name

@@ -123,20 +123,22 @@ def test_a_batch_is_padded_to_what_the_network_divides_by_or_to_a_square():
 
 @pytest.mark.parametrize("neck", sorted(name for name, _ in NECK_REGISTRY))
 def test_a_neck_on_it_pads_as_it_asks_and_gives_its_levels(neck):
+    # a cell of NAS-FPN takes five levels, others what there is
+    levels = ["p3", "p4", "p5", "p6", "p7"] if neck == "NASFPN" else ["p3", "p4", "p5"]
     cfg = config(
         "MODEL.BACKBONE.NAME", "build_neck_backbone",
         "MODEL.NECK.BOTTOM_UP", "build_spinenet_backbone",
         "MODEL.NECK.NAME", neck,
-        "MODEL.NECK.IN_FEATURES", ["p3", "p4", "p5"],
+        "MODEL.NECK.IN_FEATURES", levels,
         "MODEL.NECK.TOP_BLOCK", "none",
         "MODEL.NECK.OUT_CHANNELS", 32,
     )  # fmt: skip
     backbone = build_backbone(cfg, ShapeSpec(channels=3)).train()
-    # the coarsest level of the neck has stride 32, but the network below goes down to 128
+    # a neck may end at stride 32, but the network below goes down to 128
     assert backbone.size_divisibility == 128
     assert backbone.padding_constraints["size_divisibility"] == 128
     outputs = backbone(torch.randn(2, 3, 128, 256))
-    assert list(outputs) == ["p3", "p4", "p5"]
+    assert list(outputs) == levels
     assert outputs["p3"].shape == (2, 32, 16, 32)
 
 

@@ -27,16 +27,13 @@ from collections.abc import Sequence
 import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d
-from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from ...layers import same_size_conv
 from ...layers.resample import Resample
 from .build import NECK_REGISTRY
-from .pyramid import Pyramid
-from .top_block import build_top_block
+from .repeated import RepeatedPyramid
 
 __all__ = ["BiFPN", "BiFPNLayer", "FastNormalizedMerge", "SeparableConv"]
 
@@ -132,7 +129,7 @@ class BiFPNLayer(nn.Module):
 
 
 @NECK_REGISTRY.register()
-class BiFPN(Pyramid):
+class BiFPN(RepeatedPyramid):
     """Lateral 1x1 convolutions, extra levels, then BiFPN layers over all of them.
 
     Example, of the paper's levels P_3..P_7:
@@ -143,63 +140,12 @@ class BiFPN(Pyramid):
         {'p3': (32, 64), 'p4': (16, 32), 'p5': (8, 16), 'p6': (4, 8), 'p7': (2, 4)}
     """
 
-    @configurable
-    def __init__(
-        self,
-        bottom_up: Backbone,
-        in_features: Sequence[str],
-        out_channels: int,
-        *,
-        norm: str = "",
-        top_block: nn.Module | None = None,
-        fusion_norm: str = "BN",
-        repeats: int = 3,
-    ):
-        """
-        Args:
-            bottom_up, in_features, out_channels, top_block: see :class:`.pyramid.Pyramid`.
-            norm: normalisation of the lateral convolutions; "" for none.
-            fusion_norm: normalisation behind the convolutions of the fusions; "" for none.
-            repeats: number of layers, 1 or more; 3 to 8 in the paper.
-        """
-        super().__init__(bottom_up, in_features, out_channels, top_block)
-        if repeats < 1:
-            raise ValueError(
-                f"The repeats of BiFPN (MODEL.BIFPN.REPEATS) are {repeats}; they must be 1 or more."
-            )
+    layer = BiFPNLayer
+    node = "BIFPN"
+
+    def check_levels(self) -> None:
         if len(self.all_levels) < 2:
             raise ValueError(
-                f"BiFPN fuses two levels or more; in_features {list(in_features)} with this top "
-                "block give one. Name more of MODEL.NECK.IN_FEATURES, or a TOP_BLOCK."
+                f"BiFPN fuses two levels or more; in_features {list(self.in_features)} with this "
+                "top block give one. Name more of MODEL.NECK.IN_FEATURES, or a TOP_BLOCK."
             )
-        shapes = bottom_up.output_shape()
-        for level, feature in zip(self.levels, in_features, strict=True):
-            lateral = same_size_conv(shapes[feature].channels, out_channels, 1, norm)
-            self.add_module(f"lateral{level}", lateral)
-        self.layers = nn.Sequential(
-            *(BiFPNLayer(self.all_levels, out_channels, fusion_norm) for _ in range(repeats))
-        )
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
-        neck = cfg.MODEL.NECK
-        return {
-            "bottom_up": bottom_up,
-            "in_features": neck.IN_FEATURES,
-            "out_channels": neck.OUT_CHANNELS,
-            "norm": neck.NORM,
-            "top_block": build_top_block(
-                neck.TOP_BLOCK, bottom_up, neck.IN_FEATURES, neck.OUT_CHANNELS
-            ),
-            "fusion_norm": cfg.MODEL.BIFPN.NORM,
-            "repeats": cfg.MODEL.BIFPN.REPEATS,
-        }
-
-    def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
-        maps = {
-            level: getattr(self, f"lateral{level}")(features[name])
-            for level, name in zip(self.levels, self.in_features, strict=True)
-        }
-        maps = self.layers(self.with_top(features, maps))
-        return {f"p{level}": maps[level] for level in self.all_levels}

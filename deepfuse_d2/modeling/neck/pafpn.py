@@ -25,7 +25,7 @@ from detectron2.config import configurable
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from ...layers import DeepFuse, same_size_conv
+from ...layers import same_size_conv
 from ...layers.resample import StridedConvs
 from .build import NECK_REGISTRY
 from .pyramid import LateralPyramid
@@ -65,17 +65,11 @@ class PAFPN(LateralPyramid):
             self.add_module(
                 f"path_output{level}", same_size_conv(out_channels, out_channels, 3, norm)
             )
-        # Both ways fuse by plain sums.
-        self.sum = DeepFuse([out_channels, out_channels], out_channels, merge="sum", depth=0)
 
     def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
-        maps = self.laterals(features)
-        for coarser, level in itertools.pairwise(self.levels[::-1]):
-            maps[level] = self.sum(maps[level], [maps[coarser]])
-        maps = self.outputs(maps)
+        maps = self.fpn(features)
         for finer, level in itertools.pairwise(self.levels):
             down = torch.relu(getattr(self, f"path_down{level}")(maps[finer]))
-            fused = self.sum(maps[level], [down])
-            maps[level] = torch.relu(getattr(self, f"path_output{level}")(fused))
+            maps[level] = torch.relu(getattr(self, f"path_output{level}")(maps[level] + down))
         return {f"p{level}": x for level, x in self.with_top(features, maps).items()}

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
@@ -49,6 +50,19 @@ class Pyramid(Backbone):
         self._out_features = [f"p{level}" for level in self.all_levels]
         self._out_feature_strides = {f"p{level}": 2**level for level in self.all_levels}
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
+        """Arguments of every neck of ours; a subclass adds its own."""
+        neck = cfg.MODEL.NECK
+        top_block = build_top_block(neck.TOP_BLOCK, bottom_up, neck.IN_FEATURES, neck.OUT_CHANNELS)
+        return {
+            "bottom_up": bottom_up,
+            "in_features": neck.IN_FEATURES,
+            "out_channels": neck.OUT_CHANNELS,
+            "norm": neck.NORM,
+            "top_block": top_block,
+        }
 
     @property
     def size_divisibility(self) -> int:
@@ -119,18 +133,6 @@ class LateralPyramid(Pyramid):
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, bottom_up: Backbone) -> dict:
-        neck = cfg.MODEL.NECK
-        top_block = build_top_block(neck.TOP_BLOCK, bottom_up, neck.IN_FEATURES, neck.OUT_CHANNELS)
-        return {
-            "bottom_up": bottom_up,
-            "in_features": neck.IN_FEATURES,
-            "out_channels": neck.OUT_CHANNELS,
-            "norm": neck.NORM,
-            "top_block": top_block,
-        }
-
     def laterals(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
         """Features of the bottom-up network -> level -> (N, C, H, W)."""
         return {
@@ -141,6 +143,14 @@ class LateralPyramid(Pyramid):
     def outputs(self, maps: dict[int, Tensor]) -> dict[int, Tensor]:
         """Fused maps by level -> the neck's, through the output convolutions."""
         return {level: getattr(self, f"fpn_output{level}")(maps[level]) for level in maps}
+
+    def fpn(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
+        """Features of the bottom-up network -> an FPN's maps: level -> (N, C, H, W)."""
+        maps = self.laterals(features)
+        for coarser, level in itertools.pairwise(self.levels[::-1]):
+            size = maps[level].shape[-2:]
+            maps[level] = maps[level] + F.interpolate(maps[coarser], size=size, mode="nearest")
+        return self.outputs(maps)
 
 
 def check_features(in_features: Sequence[str], shapes: dict[str, ShapeSpec]) -> None:
