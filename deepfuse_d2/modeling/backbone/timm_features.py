@@ -15,6 +15,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from ...config.look_up import keyword_arguments
 from ...errors import ConfigError
 from ..registration import register
 from .protocol import Stage
@@ -178,7 +179,9 @@ class TimmBackbone(Backbone):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "image_format": cfg.INPUT.FORMAT,
-            "arguments": _merged(timm.ARGS),
+            "arguments": keyword_arguments(
+                timm.ARGS, "MODEL.TIMM.ARGS", "timm.create_model", {"strict_img_size": False}
+            ),
             "min_match": cfg.DEEPFUSE_D2.MODEL.WEIGHTS_MIN_MATCH,
         }
 
@@ -253,15 +256,6 @@ class TimmBackbone(Backbone):
                 feature = feature.permute(0, 3, 1, 2)
             outputs[name] = self.feature(name, feature, size)
         return outputs
-
-
-def _merged(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    if not all(isinstance(mapping, Mapping) for mapping in mappings):
-        raise ConfigError(
-            f"MODEL.TIMM.ARGS = {mappings} must be a list of mappings from argument names of "
-            "timm.create_model to values, e.g. [{'strict_img_size': False}]."
-        )
-    return {name: value for mapping in mappings for name, value in mapping.items()}
 
 
 @register(BACKBONE_REGISTRY)
