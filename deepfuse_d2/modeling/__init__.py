@@ -3,7 +3,7 @@
 from . import backbone  # noqa: F401  (registers the bottom-up networks)
 from .meta_arch import FusionSemanticSegmentor, M3FusionSegmentor
 from .neck import NECK_REGISTRY, DeepFuseFPN, build_neck_backbone
-from .sem_seg import DeepFuseSemSegHead, ExFuseHead, GCNHead, RefineNetHead
+from .sem_seg import DeepFuseSemSegHead, ExFuseHead, GCNHead, RefineNetHead, SMPDecoderHead
 
 __all__ = [
     "NECK_REGISTRY",
@@ -14,5 +14,6 @@ __all__ = [
     "GCNHead",
     "M3FusionSegmentor",
     "RefineNetHead",
+    "SMPDecoderHead",
     "build_neck_backbone",
 ]

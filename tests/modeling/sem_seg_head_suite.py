@@ -146,7 +146,12 @@ class SemSegHeadSuite:
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
             expected = head.eval()(features)["sem_seg"]
-            torch.testing.assert_close(head.train()(features)["sem_seg"], expected)
+            head.train()
+            for module in head.modules():
+                # statistics of the batch differ by right
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eval()
+            torch.testing.assert_close(head(features)["sem_seg"], expected)
 
     def test_state_dict_round_trip_and_deep_copy_keep_the_scores(self):
         first, second = randomize(self.build()).eval(), self.build().eval()

@@ -91,6 +91,15 @@ def add(cfg: CN) -> None:
     # paper's ResNeXt-101, otherwise [3, 4, 23, 3]. MODEL.RESNETS.DEPTH says which kind of block.
     cfg.MODEL.EXFUSE.STAGE_BLOCKS = [8, 8, 9, 8]
 
+    # SMPDecoderHead: a decoder of segmentation_models_pytorch (extra `smp`)
+    cfg.MODEL.SMP = CN()
+    # "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3",
+    # "DeepLabV3Plus", "UPerNet" or "Segformer".
+    cfg.MODEL.SMP.DECODER = "Unet"
+    # More arguments of smp's class of that name, as mappings in a list: [{"decoder_channels": [128,
+    # 64, 32, 16, 8], "decoder_attention_type": "scse"}].
+    cfg.MODEL.SMP.ARGS = []
+
     # Inference of FusionSemanticSegmentor.
     own.TEST.SEM_SEG = CN()
     # "logits" (K, H, W), or "labels" (H, W): the best class; a label map needs far less memory.

@@ -4,5 +4,6 @@ from .deepfuse import DeepFuseSemSegHead
 from .exfuse import ExFuseHead
 from .gcn import GCNHead
 from .refinenet import RefineNetHead
+from .smp_decoder import SMPDecoderHead
 
-__all__ = ["DeepFuseSemSegHead", "ExFuseHead", "GCNHead", "RefineNetHead"]
+__all__ = ["DeepFuseSemSegHead", "ExFuseHead", "GCNHead", "RefineNetHead", "SMPDecoderHead"]
