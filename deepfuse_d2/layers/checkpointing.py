@@ -9,6 +9,10 @@ from torch.utils.checkpoint import checkpoint
 
 __all__ = ["check_checkpoint_stages", "run_stage"]
 
+# What a compiled graph changes, it changes once, from torch 2.10 on; with 2.8 and before, batch norms
+# count a batch twice, and such a stage stays out of the graph.
+_COMPILED_COUNTS_ONCE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
+
 
 def run_stage(
     stage: nn.Module,
@@ -27,9 +31,13 @@ def run_stage(
     call = stage if call is None else call
     if not (checkpointed and stage.training and is_grad_enabled()):
         return call(*inputs)
-    if torch.compiler.is_compiling():
-        # what a compiled graph changes, it changes once
+    if torch.compiler.is_compiling() and _COMPILED_COUNTS_ONCE:
         return checkpoint(call, *inputs, use_reentrant=False)
+    return _checkpoint(stage, call, *inputs)
+
+
+@torch.compiler.disable
+def _checkpoint(stage: nn.Module, call: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return checkpoint(
         call,
         *inputs,
