@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, a fixed seed, and where real data may lie."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def pytest_collection_modifyitems(items):
 def _fixed_seed():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_come():
+    """Commands set up the loggers of their process, which the next test is to find as they were."""
+    yield
+    logging.disable(logging.NOTSET)
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("deepfuse_d2", "detectron2", "fvcore"):
+            logging.getLogger(name).propagate = True
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 __all__ = ["check_checkpoint_stages", "run_stage"]
 
-# What a compiled graph changes, it changes once, from torch 2.10 on; with 2.8 and before, batch norms
-# count a batch twice, and such a stage stays out of the graph.
+# What a compiled graph changes, it changes once, from torch 2.10 on; with 2.8 and before, batch
+# norms count a batch twice, and such a stage stays out of the graph.
 _COMPILED_COUNTS_ONCE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
 
 

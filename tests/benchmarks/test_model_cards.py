@@ -5,7 +5,6 @@ import json
 import sys
 
 import pytest
-import torch
 import yaml
 
 from deepfuse_d2 import get_config, list_configs
@@ -35,12 +34,14 @@ def run(tool, monkeypatch, tmp_path):
     return lambda *words: tool.main([*map(str, words), "--docs", str(tmp_path)])
 
 
-@pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6),
-    reason="a number of a meta tensor, which detectron2's Swin reads",
-)
 def test_the_page_in_the_repository_is_what_the_command_would_write_now(tool, capsys):
-    assert tool.main(["--check"]) == 0, capsys.readouterr().out
+    try:
+        code = tool.main(["--check"])
+    except RuntimeError as error:
+        if "meta tensors" not in str(error):
+            raise
+        pytest.skip(f"this torch builds detectron2's Swin on no meta device: {error}")
+    assert code == 0, capsys.readouterr().out
 
 
 def test_every_recipe_is_on_the_page_and_links_to_a_config_that_is_there(repository):

@@ -85,7 +85,7 @@ def test_each_switch_alone_leaves_the_losses(train, plain, key):
     first, second = train(key)
     tolerance = SWITCHES[key][1]
     assert first == pytest.approx(plain[0], rel=tolerance)
-    assert second == pytest.approx(plain[1], rel=max(tolerance, 0.02))
+    assert second == pytest.approx(plain[1], rel=max(tolerance, 0.05))
     assert first != second
 
 
