@@ -54,7 +54,7 @@ def import_timm():
     except ImportError as error:
         raise ConfigError(
             "build_timm_backbone needs the package timm, which is not installed: "
-            "pip install 'timm>=1.0', or this package with its extra: pip install -e '.[timm]'."
+            "pip install 'timm>=1.0.31', or this package with its extra: pip install -e '.[timm]'."
         ) from error
     return timm
 
