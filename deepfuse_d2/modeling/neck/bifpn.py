@@ -21,6 +21,7 @@ their own. The paper leaves open
   first layer, and they take part in the fusion.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import fvcore.nn.weight_init as weight_init
@@ -32,7 +33,6 @@ from torch import Tensor, nn
 from ...layers import same_size_conv
 from ...layers.resample import Resample
 from .build import NECK_REGISTRY
-from .pyramid import neighbours
 from .repeated import RepeatedPyramid
 
 __all__ = ["BiFPN", "BiFPNLayer", "FastNormalizedMerge", "SeparableConv"]
@@ -119,10 +119,10 @@ class BiFPNLayer(nn.Module):
     def forward(self, maps: dict[int, Tensor]) -> dict[int, Tensor]:
         """Level -> (N, C, H, W), before and after."""
         down = {self.levels[-1]: maps[self.levels[-1]]}
-        for coarser, level in neighbours(self.levels[::-1]):
+        for coarser, level in itertools.pairwise(self.levels[::-1]):
             down[level] = getattr(self, f"down{level}")(maps[level], down[coarser])
         up = {self.levels[0]: down[self.levels[0]]}
-        for finer, level in neighbours(self.levels):
+        for finer, level in itertools.pairwise(self.levels):
             own = [maps[level]] if level == self.levels[-1] else [maps[level], down[level]]
             up[level] = getattr(self, f"up{level}")(*own, up[finer])
         return up

@@ -18,6 +18,7 @@ BiFPN (arXiv 1911.09070).
 """
 
 import dataclasses
+import itertools
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -30,7 +31,7 @@ from ...errors import config_errors
 from ...layers import DeepFuse, FuseSettings
 from ..registration import register
 from .build import NECK_REGISTRY
-from .pyramid import LateralPyramid, neighbours
+from .pyramid import LateralPyramid
 
 __all__ = ["DIRECTIONS", "DeepFuseFPN", "build_resnet_deepfuse_fpn_backbone"]
 
@@ -77,7 +78,7 @@ class DeepFuseFPN(LateralPyramid):
             if i == 0 and settings.depth == 0 and len(self.passes) > 1:
                 # no deep branch in this pass alone; drop path is for the others
                 of_pass = dataclasses.replace(of_pass, drop_path=0.0)
-            for previous, level in neighbours(self._levels_in(order)):
+            for previous, level in itertools.pairwise(self._levels_in(order)):
                 fuse = DeepFuse(
                     [out_channels, out_channels],
                     out_channels,
@@ -103,7 +104,7 @@ class DeepFuseFPN(LateralPyramid):
         """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
         maps = self.laterals(features)
         for i, (order, _) in enumerate(self.passes):
-            for previous, level in neighbours(self._levels_in(order)):
+            for previous, level in itertools.pairwise(self._levels_in(order)):
                 fuse = getattr(self, _fuse_name(level, i))
                 maps[level] = fuse(maps[level], [maps[previous]])
         maps = self.with_top(features, self.outputs(maps))

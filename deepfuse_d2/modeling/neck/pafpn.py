@@ -17,6 +17,7 @@ P_2, P_3, ... the outputs of an FPN:
 Adaptive feature pooling and fully-connected fusion of PANet are no part of the neck.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from ...layers import same_size_conv
 from ...layers.resample import StridedConvs
 from .build import NECK_REGISTRY
-from .pyramid import LateralPyramid, neighbours
+from .pyramid import LateralPyramid
 
 __all__ = ["PAFPN"]
 
@@ -68,7 +69,7 @@ class PAFPN(LateralPyramid):
     def fuse(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features of the bottom-up network -> {"p2": (N, C, H/4, W/4), ...}, high to low."""
         maps = self.fpn(features)
-        for finer, level in neighbours(self.levels):
+        for finer, level in itertools.pairwise(self.levels):
             down = torch.relu(getattr(self, f"path_down{level}")(maps[finer]))
             maps[level] = torch.relu(getattr(self, f"path_output{level}")(maps[level] + down))
         return {f"p{level}": x for level, x in self.with_top(features, maps).items()}

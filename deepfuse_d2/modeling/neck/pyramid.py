@@ -14,12 +14,7 @@ from ..backbone.branches import fuse_branches
 from ..backbone.scripting import TracedNetwork
 from .top_block import build_top_block
 
-__all__ = ["LateralPyramid", "Pyramid", "check_features", "neighbours"]
-
-
-def neighbours(levels: Sequence[int]) -> list[tuple[int, int]]:
-    """``itertools.pairwise``, which torch.export of torch 2.5 does not follow."""
-    return [(levels[i], levels[i + 1]) for i in range(len(levels) - 1)]
+__all__ = ["LateralPyramid", "Pyramid", "check_features"]
 
 
 class Pyramid(Backbone):
@@ -152,7 +147,7 @@ class LateralPyramid(Pyramid):
     def fpn(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
         """Features of the bottom-up network -> an FPN's maps: level -> (N, C, H, W)."""
         maps = self.laterals(features)
-        for coarser, level in neighbours(self.levels[::-1]):
+        for coarser, level in itertools.pairwise(self.levels[::-1]):
             size = maps[level].shape[-2:]
             maps[level] = maps[level] + F.interpolate(maps[coarser], size=size, mode="nearest")
         return self.outputs(maps)
