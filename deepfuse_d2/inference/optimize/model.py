@@ -28,6 +28,7 @@ from .heads import (
     replace_wide_linears,
 )
 from .neck import InferenceFPN
+from .pooler import pool_for_inference
 from .precision import PRECISE, choose_dtype, lower_precision
 from .proposals import InferenceRPN, MergedRPNHead
 from .rcnn import InferenceRCNN
@@ -116,6 +117,7 @@ def optimize_for_inference(
         fuse_mask_heads(model, dtype=dtype, pack=pack)
         if dtype is torch.float32:
             replace_wide_linears(model, pack=pack)
+        pool_for_inference(model, dtype)
     convolutions = replace_convolutions(
         model, dtype=dtype, pack=pack, precise=PRECISE, map_sizes=map_sizes
     )

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map
 
 from ...errors import ConfigError
 from ...kernels.capabilities import has_bfloat16
+from .pooler import InferencePooler
 
 __all__ = ["PRECISE", "choose_dtype", "lower_precision"]
 
@@ -67,7 +68,7 @@ def lower_precision(model: nn.Module, dtype: torch.dtype) -> None:
     themselves (:class:`.convolution.InferenceConv2d`) hold no parameters and are left alone.
     """
     for name, module in model.named_modules():
-        if isinstance(module, ROIPooler):
+        if isinstance(module, ROIPooler) and not isinstance(module, InferencePooler):
             # RoIAlign takes its boxes in the type of the features: 3 digits of a coordinate
             module.register_forward_pre_hook(_cast_inputs(torch.float32))
         own = [p for p in module.parameters(recurse=False) if p.is_floating_point()]
