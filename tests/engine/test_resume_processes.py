@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from tiny_training import NAME, losses, make_data, start_ranks, tiny_config
+
+from deepfuse_d2.engine.distributed.preemption import Preempted, PreemptionHandler
 
 SHORT = ["SOLVER.MAX_ITER", 12, "TEST.EVAL_PERIOD", 0, "MODEL.DEVICE", "cpu"]
 
@@ -70,8 +73,12 @@ def test_a_warning_to_one_process_stops_all_and_they_go_on_as_before(whole, tmp_
     assert not torch.equal(mean, checkpoint["model"]["norm.running_mean"])
 
     run(tmp_path, resume=True)
-    assert losses(tmp_path) == losses(whole)
-    found, expected = final(tmp_path), final(whole)
+    assert_equal_trainings(tmp_path, whole)
+
+
+def assert_equal_trainings(folder, whole):
+    assert losses(folder) == losses(whole)
+    found, expected = final(folder), final(whole)
     for name, value in expected["model"].items():
         assert torch.equal(found["model"][name], value)
     for ours, theirs in zip(
@@ -82,6 +89,77 @@ def test_a_warning_to_one_process_stops_all_and_they_go_on_as_before(whole, tmp_
         assert torch.equal(ours["random"]["torch"], theirs["random"]["torch"])
         for name, value in theirs["forward"]["buffers"].items():
             assert torch.equal(ours["forward"]["buffers"][name], value)
+
+
+class SlowForward(HookBase):
+    """A forward pass of minutes in some processes, in which one of them gets a signal."""
+
+    def __init__(self, ranks, signalled):
+        self.ranks, self.signalled = ranks, signalled
+
+    def before_step(self):
+        is_due = comm.get_rank() in self.ranks and self.trainer.iter == 6
+        self.trainer.checkpointer.model.fault = self.wait if is_due else None
+
+    def wait(self, images):
+        if comm.get_rank() == self.signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(6000):
+            time.sleep(0.05)
+        raise AssertionError("still here")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "signalled"),
+    [
+        pytest.param([0, 1], 1, id="both slow"),
+        pytest.param([0], 0, id="the other waits for the main one"),
+        pytest.param([1], 1, id="the main one waits for the other"),
+    ],
+)
+def test_a_step_that_does_not_end_is_given_up_by_all_and_nothing_before_it_is_lost(
+    whole, tmp_path, ranks, signalled, monkeypatch
+):
+    monkeypatch.setattr(PreemptionHandler, "patience", 0.2)
+    monkeypatch.setattr(PreemptionHandler, "stuck_after", 0.5)
+    start = time.monotonic()
+    run(tmp_path, hooks=[SlowForward(ranks, signalled)], expected=75)
+    assert time.monotonic() - start < 30
+    assert (tmp_path / "last_checkpoint").read_text() == "model_latest.pth"
+    checkpoint = torch.load(tmp_path / "model_latest.pth", weights_only=True)
+    assert checkpoint["iteration"] == 5
+    assert len(checkpoint["trainer"]["resume"]["processes"]) == 2
+    run(tmp_path, resume=True)
+    assert_equal_trainings(tmp_path, whole)
+
+
+class SlowToUpdate(HookBase):
+    """Some processes get a signal between backward pass and update, and go on to that."""
+
+    def __init__(self, ranks):
+        self.ranks = ranks
+
+    def before_train(self):
+        self.update, self.trainer._trainer._update = self.trainer._trainer._update, self.wait
+
+    def wait(self):
+        if comm.get_rank() in self.ranks and self.trainer.iter == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+            with suppress(Preempted):
+                for _ in range(40):
+                    time.sleep(0.05)
+        self.update()
+
+
+@pytest.mark.parametrize(("slow", "last"), [([1], 6), ([0, 1], 5)])
+def test_an_update_that_one_process_has_begun_all_make_and_else_none(
+    whole, tmp_path, slow, last, monkeypatch
+):
+    monkeypatch.setattr(PreemptionHandler, "patience", 0.2)
+    run(tmp_path, hooks=[SlowToUpdate(slow)], expected=75)
+    assert torch.load(tmp_path / "model_latest.pth", weights_only=True)["iteration"] == last
+    run(tmp_path, resume=True)
+    assert_equal_trainings(tmp_path, whole)
 
 
 class PoisonOne(HookBase):

@@ -9,7 +9,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
 from torch import nn
 
-from ..distributed.preemption import PreemptionHandler
+from ..distributed.preemption import PreemptionHandler, can_give_up_steps
 from ..resume.checkpoints import LATEST, Checkpoints
 
 __all__ = ["FirstSteps", "frozen_though_random"]
@@ -92,13 +92,12 @@ class FirstSteps(HookBase):
             logger.info("First iteration: %.1f s, loss %.4g.", self._steps[0], losses[0])
         if not self._said_long and self._steps[-1] > (_LONG if self._done > 1 else _LONG_FIRST):
             self._said_long = True
-            several = comm.get_world_size() > 1
             logger.warning(
                 "A step takes %.0f s. A signal to stop (SIGTERM) %s. Smaller images "
                 "(INPUT.MIN_SIZE_TRAIN) or batches (SOLVER.IMS_PER_BATCH) make it shorter.",
                 self._steps[-1],
-                "is obeyed at its end" if several
-                else f"gives it up after {PreemptionHandler.patience:g} s and keeps those before",
+                f"gives it up after {PreemptionHandler.patience:g} s and keeps those before"
+                if can_give_up_steps() else "is obeyed at its end",
             )  # fmt: skip
         left = self.trainer.max_iter - self.trainer.iter - 1
         if self._done == _TOLD_AFTER and left > 0:

@@ -171,12 +171,15 @@ class Resume(HookBase):
                 f"DEEPFUSE_D2.SOLVER.SAFETY.EXIT_CODE is {exit_code}; it must be in 1..255."
             )
         self.checkpoints = checkpoints
-        self.preemption = checkpoints.preemption = PreemptionHandler(exit_code)
+        self.preemption = checkpoints.preemption = PreemptionHandler(
+            exit_code, lambda: self.trainer.keep_last_step()
+        )
 
     def before_train(self) -> None:
-        self.trainer.guard  # noqa: B018  (from here on it watches; its keys are checked)
         self.preemption.look_in(self.checkpoints.checkpointer.model.parameters())
+        # ahead of the guard's: a step that is given up here has not begun its update
         self.trainer.optimizer.register_step_pre_hook(lambda *_: self.preemption.finish())
+        self.trainer.guard  # noqa: B018  (from here on it watches; its keys are checked)
         self.preemption.listen()
         self.trainer.continue_from_checkpoint()
         if self.trainer.start_iter >= self.trainer.max_iter:

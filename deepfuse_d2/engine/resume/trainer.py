@@ -65,15 +65,15 @@ class ResumableTrainer(DefaultTrainer):
 
     def run_step(self) -> None:
         preemption = self._preemption
-        giving_up = contextlib.nullcontext() if preemption is None else preemption.step()
+        giving_up = contextlib.nullcontext() if preemption is None else preemption.step(self.iter)
         try:
             with giving_up, self.guard.step(self.iter):
                 super().run_step()
         except Preempted:
-            self._keep_last_step()
-            preemption.leave()
+            preemption.keep_and_leave()
         except (Exception, KeyboardInterrupt):
-            self._keep_last_step()
+            if comm.get_world_size() == 1:  # several wait for this one in the middle of theirs
+                self.keep_last_step()
             raise
 
     @property
@@ -191,7 +191,9 @@ class ResumableTrainer(DefaultTrainer):
 
     def gather_process_states(self) -> None:
         """Let the next checkpoint of the main process hold every process; all call it together."""
-        self._process_states = comm.gather(self.process_state())
+        preemption = self._preemption
+        gather = comm.gather if preemption is None else preemption.gather
+        self._process_states = gather(self.process_state())
 
     def forget_process_states(self) -> None:
         """Let no later checkpoint hold what was gathered for this one."""
@@ -254,16 +256,17 @@ class ResumableTrainer(DefaultTrainer):
         self.forward_state.keep()
         self._last = (get_random_state(), [loader.state_dict() for loader in self._loaders()])
 
-    def _keep_last_step(self) -> None:
-        """After an error in a step: a checkpoint of the step before, where that can be had.
+    def keep_last_step(self) -> None:
+        """After a step that did not end: a checkpoint of the step before, where that can be had.
 
-        With several processes it cannot: the others wait in the middle of theirs.
+        All processes call it together.
         """
         done = self.iter - 1
-        if comm.get_world_size() > 1 or self.guard.is_updating or done < self.start_iter:
+        if self.guard.is_updating or done < self.start_iter:
             return
         checkpoints = next((x for x in self._hooks if isinstance(x, Checkpoints)), None)
-        if checkpoints is None or checkpoints.written == done:
+        # what the main process could not write, the others do not know of
+        if checkpoints is None or (checkpoints.written == done and comm.get_world_size() == 1):
             return
         self.forward_state.put_back()
         random_state, places = self._last
