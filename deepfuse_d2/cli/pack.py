@@ -61,8 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from detectron2.utils.logger import setup_logger
+
     from ..config.loading import load_config
 
+    setup_logger(name="deepfuse_d2", abbrev_name="df2")
     cfg = load_config(
         args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu"]
     )

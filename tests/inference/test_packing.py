@@ -12,12 +12,15 @@ import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
+from detectron2.utils.logger import setup_logger
 
 from deepfuse_d2 import get_config, load_config
 from deepfuse_d2.checkpoint import DeepFuseCheckpointer
 from deepfuse_d2.checkpoint.model_folder import open_folder
+from deepfuse_d2.cli import pack as pack_command
 from deepfuse_d2.errors import ConfigError, DamagedWeightsError, WeightsError
-from deepfuse_d2.inference import Predictor
+from deepfuse_d2.inference import Predictor, packing
+from deepfuse_d2.inference.int8 import Costs
 from deepfuse_d2.inference.packing import difference, pack
 
 RECIPE = "MiniCity/mask_rcnn_R_18_FPN_quick"
@@ -242,6 +245,19 @@ def test_the_commands_pack_and_predict(deepfuse, cfg, tiny_opts, tmp_path, capsy
     with pytest.raises(SystemExit):
         deepfuse("predict", *given, "--output", tmp_path, "--weights", "x.pth")
     assert "give --model, or --config-file and --weights" in capsys.readouterr().err
+
+
+def test_the_command_shows_what_integers_cost(deepfuse, cfg, tmp_path, monkeypatch, capsys):
+    setup_logger.cache_clear()  # a logger set up before writes to what that test captured
+    costs = Costs({"segm AP": (30.0, 29.9)}, (20.0, 10.0), 2.0, (40.0, 10.0))
+    monkeypatch.setattr(packing, "quantize", lambda *_: ([], costs))
+    monkeypatch.setattr(
+        pack_command, "calibration", lambda *_: packing.Calibration([], lambda _: {})
+    )
+    (tmp_path / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    deepfuse("pack", "--config-file", tmp_path / "config.yaml", "--weights", cfg.MODEL.WEIGHTS,
+             "--output", tmp_path / "packed", "--int8")  # fmt: skip
+    assert costs.table() in capsys.readouterr().out
 
 
 def test_a_training_packs_at_its_end_what_eval_takes(tiny_minicity, tiny_opts, tmp_path):

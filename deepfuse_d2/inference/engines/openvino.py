@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def as_graph(part: nn.Module, example: Sequence[Tensor], dynamic: Sequence[int])
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     # what openvino.convert_model does, without its report of the use to the network
-    traced = TorchScriptPythonDecoder(part, example_input=tuple(example))
+    with warnings.catch_warnings():
+        # OpenVINO traces by what torch calls outdated, once for each part
+        warnings.simplefilter("ignore", FutureWarning)
+        traced = TorchScriptPythonDecoder(part, example_input=tuple(example))
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(traced))
     for entry, tensor in zip(model.inputs, example, strict=True):
