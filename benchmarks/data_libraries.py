@@ -8,20 +8,29 @@ In an environment of its own: none of these packages is needed by ours, and ours
 Each form, a data set of three images and three objects, is opened by the reader that a library has
 for its format, laid out as that asks for. Right is: the three objects, each with its class and its
 mask, and no other; of boxes alone, the three with their classes.
+
+Each reading is a process of its own: some readers take all memory for a number that is wrong. It
+then ends in "memory"; one of more than a minute in "time".
 """
 
+import importlib
 import json
 import logging
+import multiprocessing
+import resource
 import shutil
+import signal
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as mask_util
 from tabulate import tabulate
 
@@ -43,10 +52,17 @@ Found = tuple[str, str, np.ndarray | None]
 # Of those with one record that is wrong, the other two objects are what can be had.
 _DAMAGED = ("one polygon", "one RLE", "one image_id", "one category_id", "one box without")
 
+#: Seconds and bytes of addresses that a reading may take.
+_SECONDS, _MEMORY = 60, 3 << 30
+# the libraries are imported once, before the processes are forked
+_FORK = multiprocessing.get_context("fork")
+
 
 def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
+    for module in ("datumaro", "labelformat.formats", "supervision"):
+        importlib.import_module(module)
     forms = {**FORMS, **LABEL_FORMS, **KEYPOINT_FORMS, **CHANGED_FORMS}
     forms = {name: write for name, write in forms.items() if name not in REFUSED_FORMS}
     rows, right = [], Counter()
@@ -54,7 +70,7 @@ def main() -> None:
         row = [name]
         for library, read in READERS.items():
             with tempfile.TemporaryDirectory() as folder:
-                told = _tried(read, write(Path(folder)), Path(folder), name)
+                told = _limited(read, write(Path(folder)), Path(folder), name)
             right[library] += told == "right"
             row.append(told)
         rows.append(row)
@@ -63,13 +79,43 @@ def main() -> None:
     print(tabulate(rows, columns, tablefmt="pipe"))
 
 
+def _limited(read: Callable, entry: dict[str, Any], folder: Path, name: str) -> str:
+    """What :func:`_tried` says in a process that :data:`_SECONDS` and :data:`_MEMORY` bound."""
+    told, teller = _FORK.Pipe(duplex=False)
+    process = _FORK.Process(target=_tell, args=(teller, read, entry, folder, name))
+    process.start()
+    teller.close()  # so that the end of the process is the end of what it says
+    try:
+        return told.recv() if told.poll(_SECONDS) else "time"
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        # pycocotools writes to memory that it asked for and did not get
+        return f"memory ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    finally:
+        process.kill()
+        process.join()
+        told.close()
+
+
+def _tell(teller: Connection, *args: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    teller.send(_tried(*args))
+
+
 def _tried(read: Callable, entry: dict[str, Any], folder: Path, name: str) -> str:
     try:
         found = list(read(entry, folder))
     except NotImplementedError:
         return "no reader"
+    except MemoryError:
+        return "memory"
     except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:60]}"
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = " ".join(str(cause).replace(f"{folder}/", "").replace(f"{folder}", "").split())
+        return f"{type(cause).__name__}: {said[:80]}"
     expected = [(stem, kind, box) for stem, some in OBJECTS.items() for kind, box in some]
     if "label images" in name:  # an id an object says no class
         expected = [(stem, "cell", box) for stem, _, box in expected]
@@ -105,6 +151,7 @@ def _drawn(polygons: list[list[float]]) -> np.ndarray:
 
 def _datumaro(entry: dict[str, Any], folder: Path) -> Iterator[Found]:
     import datumaro as dm
+    from datumaro.util.mask_tools import generate_colormap
 
     form, place = entry["FORMAT"], folder
     if form == "coco":
@@ -116,25 +163,36 @@ def _datumaro(entry: dict[str, Any], folder: Path) -> Iterator[Found]:
         shutil.copy(entry["JSON"], place / "annotations" / f"{kind}_default.json")
     elif form == "cvat":
         name, place = "cvat", Path(entry["XML"])
-    elif form in ("yolo", "labelme", "voc_instances"):
-        name = {"yolo": "yolo", "labelme": "label_me", "voc_instances": "voc_instance_segmentation"}
-        name = name[form]
+    elif form in ("yolo", "voc_instances"):  # its "label_me" reads the XML of the tool before
+        name = "yolo" if form == "yolo" else "voc_instance_segmentation"
         if form == "voc_instances":
+            # it knows classes and objects by the colours of VOC's own palette
+            colors = [tuple(map(int, color)) for color in generate_colormap(256).values()]
+            for path in [*folder.glob("Segmentation*/*.png")]:
+                image = Image.open(path)
+                image.putpalette([value for color in colors for value in color])
+                image.save(path)
             (folder / "labelmap.txt").write_text(
-                "background:0,0,0::\n"
-                + "".join(f"{c}:{n},{n},{n}::\n" for n, c in enumerate(CLASSES, start=1))
+                "".join(
+                    f"{name}:{r},{g},{b}::\n"
+                    for name, (r, g, b) in zip(["background", *CLASSES], colors, strict=False)
+                )
             )
     else:
         raise NotImplementedError
     data = dm.Dataset.import_from(str(place), name)
     names = [one.name for one in data.categories()[dm.AnnotationType.label].items]
     for item in data:
+        # an object's box comes beside its mask, with the same numbers
+        masked = {
+            (one.id, one.group) for one in item.annotations if one.type != dm.AnnotationType.bbox
+        }
         for one in item.annotations:
             if one.type == dm.AnnotationType.polygon:
                 mask = _drawn([list(one.points)])
             elif one.type == dm.AnnotationType.mask:
                 mask = np.asarray(one.image) > 0
-            elif one.type == dm.AnnotationType.bbox:
+            elif one.type == dm.AnnotationType.bbox and (one.id, one.group) not in masked:
                 mask = None
             else:
                 continue
