@@ -74,7 +74,8 @@ def _tried(write: Callable[[Path], dict[str, Any]]) -> tuple[str, str]:
             results = evaluator.evaluate()
             scores = ", ".join(f"{task} AP {one['AP']:.4g}" for task, one in results.items())
             said = "; ".join(tally_of(_NAME).lines())
-            return f"{scores} ({len(MetadataCatalog.get(_NAME).thing_classes)} classes)", said
+            count = len(MetadataCatalog.get(_NAME).thing_classes)
+            return f"{scores} ({count} {'class' if count == 1 else 'classes'})", said
         except UserError as error:
             return "one error", str(error).replace(f"{folder}/", "").replace(folder, "")
         finally:
