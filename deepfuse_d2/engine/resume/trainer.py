@@ -69,12 +69,16 @@ class ResumableTrainer(DefaultTrainer):
         try:
             with giving_up, self.guard.step(self.iter):
                 super().run_step()
+            return
         except Preempted:
-            preemption.keep_and_leave()
+            pass
         except (Exception, KeyboardInterrupt):
             if comm.get_world_size() == 1:  # several wait for this one in the middle of theirs
                 self.keep_last_step()
             raise
+        # not in the handler: the exception that leaves would hold the frames of the step by the one
+        # before it, and with them workers that a process waits for at its end
+        preemption.keep_and_leave()
 
     @property
     def _preemption(self) -> PreemptionHandler | None:
