@@ -3,10 +3,11 @@
 Each case is loaded, checked, trained with for two steps and evaluated, and ends in a right result
 or in one message, within the seconds and the memory of tests/data/fuzzing.py. Half of the cases
 change values of a COCO file, half change bytes of any file of any format. The first case that ends
-otherwise is reduced to its least and printed, and the exit code is 1.
+otherwise is reduced to its least and printed, and the exit code is 1. Ctrl-C ends it early.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -69,12 +70,13 @@ def main(argv: list[str] | None = None) -> None:
             end(lambda: fuzzing.walk(entry))
 
     failed = False
-    for part in (values, files):
-        try:
-            part()
-        except (Exception, fuzzing.TooLong):
-            failed = True
-            traceback.print_exc()
+    with contextlib.suppress(KeyboardInterrupt):
+        for part in (values, files):
+            try:
+                part()
+            except (Exception, fuzzing.TooLong):
+                failed = True
+                traceback.print_exc()
     told = ", ".join(f"{count} {what}" for what, count in sorted(ends.items()))
     print(
         f"{ends.total()} cases: {told}; the slowest took {slowest:.1f} s of the processor",
