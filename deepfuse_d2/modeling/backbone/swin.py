@@ -87,7 +87,7 @@ class Swin(SwinTransformer):
                     "or NUM_HEADS."
                 )
         # detectron2 reads its rates of stochastic depth off a tensor, which has none on "meta"
-        on_meta = torch.get_default_device().type == "meta"
+        on_meta = torch.empty(0).device.type == "meta"  # of `with torch.device`, too
         with torch.device("cpu") if on_meta else contextlib.nullcontext():
             super().__init__(
                 embed_dim=embed_dim,
