@@ -251,9 +251,9 @@ class CompositeBackbone(Backbone):
             for level in range(count):
                 if k and level <= self.prune and (level or self.share_stem):
                     results.append(before[level])
-                    features |= {
-                        n: branches[-1][n] for n in self.levels[level] if n in self._shapes
-                    }
+                    for name in self.levels[level]:
+                        if name in self._shapes:
+                            features[name] = branches[-1][name]
                     continue
                 x = image if level == 0 else results[-1]
                 is_connected = bool(k and level)

@@ -103,7 +103,7 @@ class Pyramid(Backbone):
         source = self.top_block.in_feature
         source = features[source] if source in features else maps[int(source.removeprefix("p"))]
         extra = self.top_block(source)
-        return maps | dict(zip(self.all_levels[len(self.levels) :], extra, strict=True))
+        return {**maps, **dict(zip(self.all_levels[len(self.levels) :], extra, strict=True))}
 
 
 class LateralPyramid(Pyramid):
