@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
 from PIL import Image, UnidentifiedImageError
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -89,6 +90,8 @@ class Reader:
         parser = _InMemory(request.headers, chunks.stream(), max_files=1, max_fields=16)
         try:
             form = await parser.parse()
+        except FormParserError as error:  # of starlette before 1, which leaves it as it comes
+            raise HTTPException(400, "The form cannot be read: no multipart data.") from error
         except (MultiPartException, KeyError) as error:
             message = getattr(error, "message", "it names no boundary")
             raise HTTPException(400, f"The form cannot be read: {message}.") from error
