@@ -25,7 +25,6 @@ _log = logging.getLogger(__name__)
 
 #: Where the packages of a model folder lie, and what is written down of them there.
 FOLDER, RECORD = "aot", "aot.json"
-_OLDEST = (2, 6)
 # Of a processor's flags, those of instructions that a compiler makes use of by itself.
 _INSTRUCTIONS = ("abm", "adx", "avx", "bmi", "f16c", "fma", "movbe", "popcnt", "sse", "ssse")
 
@@ -36,12 +35,6 @@ class AOTEngine:
     name = "aot"
 
     def why_not(self, device: torch.device) -> str:
-        if _version() < _OLDEST:
-            return (
-                "packages need AOTInductor as it is from torch "
-                f"{'.'.join(map(str, _OLDEST))} on; this is {torch.__version__}, with which the "
-                'engine "inductor" compiles when a model first runs'
-            )
         return ""
 
     def compile(
@@ -52,9 +45,6 @@ class AOTEngine:
 
 def why_not_write(device: torch.device) -> str:
     """What is missing to write packages for `device`; "" for nothing."""
-    reason = AOTEngine().why_not(device)
-    if reason:
-        return reason
     reason = why_not_compile(device.type)
     return f"torch's compiler does not work here: {reason}" if reason else ""
 
@@ -168,8 +158,3 @@ def _instructions() -> list[str]:
         if name.strip() == "Features":  # of ARM
             return sorted(flags.split())
     return [platform.processor()]
-
-
-def _version() -> tuple[int, int]:
-    major, minor = torch.__version__.split(".")[:2]
-    return int(major), int(minor)
