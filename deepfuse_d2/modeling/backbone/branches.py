@@ -18,7 +18,7 @@ def join_branches(branches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Features of the networks, the lead's last -> one dict."""
     joined = dict(branches[-1])
     for k, features in enumerate(branches[:-1], 1):
-        joined |= {f"{_ASSISTANT}{k}.{name}": feature for name, feature in features.items()}
+        joined.update((f"{_ASSISTANT}{k}.{name}", feature) for name, feature in features.items())
     return joined
 
 
