@@ -173,14 +173,16 @@ def _write_onnx(graph: ExportGraph, file: Path) -> None:
             )
     else:
         _import("onnxscript")
-        program = torch.onnx.export(
-            _exported(graph),
-            (),
-            input_names=["image"],
-            output_names=list(graph.outputs),
-            dynamo=True,
-            verbose=False,
-        )
+        exported = _exported(graph)
+        with _open_sizes():
+            program = torch.onnx.export(
+                exported,
+                (),
+                input_names=["image"],
+                output_names=list(graph.outputs),
+                dynamo=True,
+                verbose=False,
+            )
         program.save(str(file))
     onnx.checker.check_model(str(file))
 
@@ -204,6 +206,16 @@ def _exported(graph: ExportGraph) -> torch.export.ExportedProgram:
     dynamic = torch.export.Dim.DYNAMIC
     dimensions = {i: dynamic for i, name in enumerate(_dimensions(graph)) if name in graph.dynamic}
     return torch.export.export(graph, (graph.sample(),), dynamic_shapes=({**dimensions},))
+
+
+def _open_sizes() -> contextlib.AbstractContextManager:
+    """While torch.onnx reads a program: torch before 2.7 goes through it once without the kernels
+    in python, and those in C++ refuse a size that is open (pytorch/pytorch#144801)."""
+    if torch.__version__ < (2, 7):
+        from torch._dispatch.python import enable_python_dispatcher
+
+        return enable_python_dispatcher()
+    return contextlib.nullcontext()
 
 
 def _dimensions(graph: ExportGraph) -> tuple[str, ...]:
