@@ -85,10 +85,12 @@ def _ours(folder: Path, images: str, args: argparse.Namespace) -> tuple[int, int
 
 
 def _scores(folder: Path, results: Path, limit: int) -> list[float]:
-    """AP, AP50 and AP75 of masks by pycocotools, in percent."""
+    """AP, AP50 and AP75 of masks by pycocotools, in percent; 0 of a model that finds nothing."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    if not json.loads(results.read_text()):
+        return [0.0, 0.0, 0.0]  # pycocotools cannot load an empty list
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(folder / "val.json")
         evaluation = COCOeval(truth, truth.loadRes(str(results)), "segm")
