@@ -8,6 +8,7 @@ where it fails, the caller takes the documented way. Nothing else of the package
 operators of torch.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -25,6 +26,7 @@ __all__ = [
     "has_packed",
     "interpolate_all_",
     "isa",
+    "kernels_in_python",
     "largest_magnitudes",
     "layout_of",
     "pack_filters",
@@ -241,6 +243,19 @@ def allow_recompilations(count: int) -> None:
             break
     if hasattr(torch.fx.experimental._config, "use_duck_shape"):
         torch.fx.experimental._config.use_duck_shape = False
+
+
+def kernels_in_python() -> contextlib.AbstractContextManager:
+    """While torch.onnx reads a program of open sizes: torch's kernels in python take part.
+
+    Before torch 2.7 it goes through the program once without them, and those in C++ refuse a size
+    that is open (pytorch/pytorch#144801).
+    """
+    if torch.__version__ < (2, 7):
+        from torch._dispatch.python import enable_python_dispatcher
+
+        return enable_python_dispatcher()
+    return contextlib.nullcontext()
 
 
 def why_not_compile(device_type: str) -> str:

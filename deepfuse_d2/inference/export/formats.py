@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ...errors import ConfigError, WeightsError
 from ...files import written_whole
+from ...kernels.capabilities import kernels_in_python
 from .graphs import ExportGraph
 
 __all__ = ["FORMATS", "difference", "export_graph", "load_exported"]
@@ -174,7 +175,7 @@ def _write_onnx(graph: ExportGraph, file: Path) -> None:
     else:
         _import("onnxscript")
         exported = _exported(graph)
-        with _open_sizes():
+        with kernels_in_python():
             program = torch.onnx.export(
                 exported,
                 (),
@@ -206,16 +207,6 @@ def _exported(graph: ExportGraph) -> torch.export.ExportedProgram:
     dynamic = torch.export.Dim.DYNAMIC
     dimensions = {i: dynamic for i, name in enumerate(_dimensions(graph)) if name in graph.dynamic}
     return torch.export.export(graph, (graph.sample(),), dynamic_shapes=({**dimensions},))
-
-
-def _open_sizes() -> contextlib.AbstractContextManager:
-    """While torch.onnx reads a program: torch before 2.7 goes through it once without the kernels
-    in python, and those in C++ refuse a size that is open (pytorch/pytorch#144801)."""
-    if torch.__version__ < (2, 7):
-        from torch._dispatch.python import enable_python_dispatcher
-
-        return enable_python_dispatcher()
-    return contextlib.nullcontext()
 
 
 def _dimensions(graph: ExportGraph) -> tuple[str, ...]:
