@@ -60,7 +60,8 @@ def test_masks_are_drawn_where_they_lie_whatever_their_form(image, metadata, for
     np.testing.assert_array_equal(image, before)
     changed = (drawn != image).any(axis=2)
     assert changed[10:30, 20:40].all()
-    changed[8:32, 18:62] = False  # its outline and its text
+    changed[8:32, 18:42] = False  # it and its outline
+    changed[8:24, 14:62] = False  # its text, two pixels wider with matplotlib 3.8
     assert not changed.any()
     # blue of the class: BGR
     assert drawn[28, 30, 0] > drawn[28, 30, 1]
