@@ -4,10 +4,13 @@ import copy
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.structures import Boxes
+from torch import nn
 
-from deepfuse_d2.inference.optimize.pooler import InferencePooler
+from deepfuse_d2.inference.optimize.pooler import InferencePooler, pool_for_inference
 from deepfuse_d2.kernels.roi_align import RowROIAlign
 
 SCALES = (1 / 4, 1 / 8, 1 / 16)
@@ -85,3 +88,18 @@ def test_one_level_needs_no_assignment():
     stock, ours = make_poolers(scales=(1 / 4,))
     maps, boxes = make_maps()[:1], make_boxes((6, 5))
     torch.testing.assert_close(ours(maps, boxes), stock(maps, boxes), rtol=1e-5, atol=1e-5)
+
+
+class OwnBoxHead(FastRCNNConvFCHead):
+    """Somebody's, which may compute what does not cast."""
+
+
+@pytest.mark.parametrize(("kind", "count"), [(FastRCNNConvFCHead, 1), (OwnBoxHead, 0)])
+def test_a_head_of_another_class_gets_what_detectron2_gives(kind, count):
+    heads = nn.Module()
+    heads.box_pooler, _ = make_poolers()
+    for level in heads.box_pooler.level_poolers:
+        level.__class__ = RowROIAlign
+    heads.box_head = kind(ShapeSpec(channels=16, height=7, width=7), conv_dims=[], fc_dims=[8])
+    assert pool_for_inference(nn.Sequential(heads), torch.bfloat16) == count
+    assert isinstance(heads.box_pooler, InferencePooler) == bool(count)

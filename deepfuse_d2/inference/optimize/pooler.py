@@ -12,11 +12,13 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from ...kernels.roi_align import RowROIAlign
+from .heads import InferenceMaskHead
 
 __all__ = ["InferencePooler", "pool_for_inference"]
 
-# What casts by itself, and computes whatever type and layout it is given.
-_HEADS = (FastRCNNConvFCHead, MaskRCNNConvUpsampleHead)
+# What casts by itself, and computes whatever type and layout it is given; a subclass of somebody
+# else's may not.
+_HEADS = (FastRCNNConvFCHead, MaskRCNNConvUpsampleHead, InferenceMaskHead)
 
 
 class InferencePooler(ROIPooler):
@@ -60,7 +62,7 @@ def pool_for_inference(model: nn.Module, dtype: torch.dtype) -> int:
             pooler = getattr(owner, f"{kind}_pooler", None)
             head = getattr(owner, f"{kind}_head", None)
             stages = list(head) if isinstance(head, nn.ModuleList) else [head]
-            if type(pooler) is not ROIPooler or not all(isinstance(x, _HEADS) for x in stages):
+            if type(pooler) is not ROIPooler or not all(type(x) in _HEADS for x in stages):
                 continue
             if not all(type(level) is RowROIAlign for level in pooler.level_poolers):
                 continue
